@@ -32,6 +32,7 @@ class RequestDelta:
         error: why, where `finish_reason` is ``"error"``.
         prompt_logprobs: on the first delta of index 0 where asked for; entry 0 is None.
         num_cached_tokens: on the first delta: prompt tokens found in the prefix cache.
+        metrics: on the last delta of a completion (the one with a `finish_reason`).
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class RequestDelta:
     error: str | None = None
     prompt_logprobs: list[LogprobsOfToken | None] | None = None
     num_cached_tokens: int | None = None
+    metrics: RequestMetrics | None = None
 
 
 @dataclass
@@ -85,3 +87,20 @@ class RequestOutput:
     prompt_logprobs: list[LogprobsOfToken | None] | None = None
     metrics: RequestMetrics | None = None
     num_cached_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine. Counters count from start; usage is a share from 0 to 1."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    kv_cache_usage: float = 0.0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    num_preemptions: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    num_steps: int = 0
