@@ -1,0 +1,80 @@
+"""Reading of untrusted files: mapped or whole, bounded, with one-line errors."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ozone.errors import ModelFileError
+
+MAX_JSON_BYTES = 16 << 20  # the largest of the common ones, tokenizer_config.json, has about 1 MB
+MAX_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """A value from a file as it may stand in a message: quoted, on one line, not too long."""
+    text = ascii(value[: MAX_SHOWN + 1] if isinstance(value, str) else value).replace("\n", " ")
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+def map_file(path: Path) -> memoryview:
+    """A whole regular file, mapped read-only. The mapping lives as long as views of it do."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{path}: not a regular file")
+            if status.st_size == 0:
+                raise ModelFileError(f"{path}: the file is empty")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
+    """A whole UTF-8 file of at most `max_bytes`."""
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ModelFileError(f"{path}: not a regular file")
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(data) > max_bytes:
+        raise ModelFileError(f"{path}: larger than {max_bytes >> 20} MB")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{path}: not UTF-8 text") from None
+
+
+def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object; NaN, infinities and anything that is not an object are refused."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ModelFileError(f"{where}: JSON nested too deeply") from None
+    except ValueError as error:
+        raise ModelFileError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{where}: a JSON object is expected, not {type(value).__name__}")
+    return value
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of at most `MAX_JSON_BYTES`."""
+    return parse_json_object(read_text(path), str(path))
+
+
+def read_json_if_present(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file, ``{}`` where there is no such file."""
+    return read_json_object(path) if path.is_file() else {}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")

@@ -1,0 +1,130 @@
+"""The tensors of a GGUF file under Hugging Face's names and in its layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ozone.config.families import Family
+from ozone.config.model import ModelConfig
+from ozone.errors import ModelFileError
+from ozone.weights.files import shown
+from ozone.weights.gguf_config import ROPE_FREQUENCIES, gguf_family
+from ozone.weights.gguf_file import GGUFFile, TensorInfo
+from ozone.weights.gguf_types import BLOCK_TYPES
+from ozone.weights.source import RawTensor
+
+_TOP = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_GEMMA3_LAYER = {
+    **_LAYER,
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+# What these hold is in the config (rope_freqs) or follows from it (attn_rot_embd).
+_NOT_WEIGHTS = re.compile(rf"{re.escape(ROPE_FREQUENCIES)}|blk\.[0-9]+\.attn_rot_embd(\.weight)?")
+_BLOCK = re.compile(r"blk\.(0|[1-9][0-9]*)\.(\w+)\.(weight|bias)")
+_PERMUTED = re.compile(r"model\.layers\.[0-9]+\.self_attn\.([qk])_proj\.(?:weight|bias)")
+
+
+class GGUFWeights:
+    """A `WeightSource` over one GGUF file. Tensors that no family knows keep their GGUF name."""
+
+    def __init__(self, file: GGUFFile, config: ModelConfig) -> None:
+        """`ModelFileError` where a tensor that the model needs is of a type that Ozone cannot read."""
+        self._file = file
+        self._config = config
+        self._family = gguf_family(file)
+        self._tensors: dict[str, TensorInfo] = {}
+        for name, info in file.tensors.items():
+            if _NOT_WEIGHTS.fullmatch(name):
+                continue
+            canonical = canonical_name(name, self._family)
+            if canonical != name and not info.kind.supported:
+                raise ModelFileError(
+                    f"{file.path}: tensor {shown(name)} has the type {info.kind.name}, which is not supported"
+                    f" (supported: {', '.join(BLOCK_TYPES)})"
+                )
+            self._tensors[canonical] = info
+
+    @property
+    def path(self) -> str:
+        return str(self._file.path)
+
+    def names(self) -> Collection[str]:
+        return self._tensors.keys()
+
+    def metadata(self) -> dict[str, Any]:
+        return self._file.metadata
+
+    def get(self, name: str) -> RawTensor:
+        info = self._tensors.get(name)
+        if info is None:
+            raise ModelFileError(f"{self.path}: the tensor {name} is missing")
+        data, dtype = self._file.tensor_data(info), info.kind.name
+        if self._family.gguf_permuted_qk and (match := _PERMUTED.fullmatch(name)):
+            data = self._half_split_rows(info, data, match[1])
+        elif self._family.gguf_norm_offset and name.endswith("norm.weight"):
+            data, dtype = self._without_offset(info, data), "F32"
+        return RawTensor(name, dtype, info.shape, data)
+
+    def _half_split_rows(self, info: TensorInfo, data: NDArray[np.uint8], which: str) -> NDArray[np.uint8]:
+        """Rows of q or k from interleaved rotary order (pairs of neighbours) to Hugging Face's halves.
+
+        A row is a whole number of blocks, so that quantized rows move as bytes.
+        """
+        config = self._config
+        heads = config.num_heads if which == "q" else config.num_kv_heads
+        if info.shape[0] != heads * config.head_dim:
+            raise ModelFileError(
+                f"{self.path}: tensor {shown(info.name)} has {info.shape[0]} rows,"
+                f" not {heads} heads of {config.head_dim}"
+            )
+        rotated = round(config.head_dim * config.rope.partial)
+        rows = data.reshape(heads, config.head_dim, -1)
+        split = rows.copy()
+        split[:, : rotated // 2] = rows[:, 0:rotated:2]
+        split[:, rotated // 2 : rotated] = rows[:, 1:rotated:2]
+        return split.reshape(-1)
+
+    def _without_offset(self, info: TensorInfo, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A norm's weight as float32, less the 1 that GGUF has added to it."""
+        if info.kind.name not in ("F32", "F16"):
+            raise ModelFileError(
+                f"{self.path}: norm {shown(info.name)} is {info.kind.name}; F32 or F16 is expected"
+            )
+        stored = data.view("<f4" if info.kind.name == "F32" else "<f2").astype(np.float32)
+        return (stored - np.float32(1)).view(np.uint8)
+
+
+def canonical_name(name: str, family: Family) -> str:
+    """Hugging Face's name for a GGUF tensor; a name that is not known stays as it is."""
+    stem, _, suffix = name.rpartition(".")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{suffix}"
+    match = _BLOCK.fullmatch(name)
+    layer = _GEMMA3_LAYER if family.name == "gemma3" else _LAYER
+    if match is None or match[2] not in layer:
+        return name
+    return f"model.layers.{match[1]}.{layer[match[2]]}.{match[3]}"
