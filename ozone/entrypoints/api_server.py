@@ -1,0 +1,44 @@
+"""The HTTP server as a program: ``python -m ozone.entrypoints.api_server`` equals ``ozone serve``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Load the model that `argv` names and serve it until a signal; returns the exit code."""
+    from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
+    from ozone.entrypoints.console import start_logging
+    from ozone.entrypoints.startup import StartupTimer, process_start_time
+    from ozone.server.settings import add_server_arguments, server_settings
+
+    timer = StartupTimer(process_start_time())
+    parser = ArgumentParser(
+        prog="ozone serve",
+        description="Serve a model over an OpenAI-compatible HTTP API. "
+        "Without MODEL the embedded default is served.",
+    )
+    add_engine_arguments(parser, model="both")
+    add_server_arguments(parser)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show every phase of the start")
+    namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    start_logging()
+    settings = server_settings(namespace)
+
+    from ozone.entrypoints.assemble import load
+    from ozone.entrypoints.serving import server_state
+    from ozone.server.run import run_server
+
+    loaded = load(engine_args(namespace), timer=timer)
+    print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr, flush=True)
+    try:
+        run_server(server_state(loaded, settings))
+    finally:
+        loaded.engine.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    from ozone.entrypoints.console import run_program
+
+    sys.exit(run_program(main))

@@ -1,0 +1,238 @@
+"""From engine arguments to a running engine: the one place that knows every room.
+
+The server, `LLM` and the command line all start here. Torch is imported in a thread of its own while
+configuration, tokenizer and weight files are read, since that import is the longest phase of a start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ozone.config.args import EngineArgs
+from ozone.config.resolve import resolve, unbuilt
+from ozone.config.schema import OzoneConfig
+from ozone.engine.engine import Engine
+from ozone.engine.sampling_params import SamplingParams
+from ozone.entrypoints.startup import StartupTimer
+from ozone.errors import ConfigError, ModelFileError, RequestError
+from ozone.platforms import cpu
+from ozone.weights.model_files import ModelFiles, open_model
+
+if TYPE_CHECKING:
+    from ozone.engine.chat_template import ChatTemplate
+    from ozone.engine.runner import Runner
+    from ozone.engine.tokenizer import Tokenizer
+
+logger = logging.getLogger("ozone")
+
+# Sampling defaults that a generation_config.json may set, under its names and ours.
+_GENERATION_DEFAULTS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+
+ProgressFactory = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass
+class LoadedModel:
+    """A model that answers: its engine and everything around it that interfaces need."""
+
+    config: OzoneConfig
+    engine: Engine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    default_sampling: dict[str, Any]
+    startup: StartupTimer
+
+    def default_sampling_params(self, **changes: Any) -> SamplingParams:
+        """Sampling parameters with the generation config's defaults, then `changes`."""
+        return SamplingParams(**{**self.default_sampling, **changes})
+
+    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Token ids of a conversation rendered with the chat template, ready for the reply."""
+        if self.chat_template is None:
+            raise RequestError("the model has no chat template; give one with --chat-template")
+        text = self.chat_template.render(messages, add_generation_prompt=True)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+class _Background:
+    """A call in a thread, whose result or exception `wait` hands over."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> Any:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def _import_torch_side(timer: StartupTimer) -> None:
+    # Passive waiting keeps torch's pool from spinning beside other threads; it is read at import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with timer.phase("import torch"):
+        import torch  # noqa: F401
+    with timer.phase("import models"):
+        import ozone.graphs.eager_runner
+        import ozone.models  # noqa: F401
+
+
+def load(args: EngineArgs, *, timer: StartupTimer | None = None) -> LoadedModel:
+    """Open, resolve, load and start.
+
+    Raises: `OzoneError` for anything that the user or the model's files got wrong.
+    """
+    timer = timer or StartupTimer()
+    torch_side = _Background(lambda: _import_torch_side(timer))
+    with timer.phase("model files"):
+        files = open_model(
+            args.model_or_default(),
+            revision=args.revision,
+            download_dir=args.download_dir,
+            tokenizer=args.tokenizer,
+        )
+    with timer.phase("config"):
+        config = resolve(args, files.config, cpu.detect())
+    for notice in config.notices:
+        logger.warning("%s", notice)
+    warning = unbuilt(config)
+    if warning is not None:
+        logger.warning("%s", warning)
+    with timer.phase("tokenizer"):
+        tokenizer = _load_tokenizer(files, config)
+    generation = _generation_config(files, config.model.generation_config)
+    torch_side.wait()
+    runner = _build_runner(files, config, timer)
+    engine = Engine(
+        runner,
+        tokenizer,
+        cache=config.cache,
+        scheduler=config.scheduler,
+        max_model_len=config.model.max_model_len,
+        eos_token_ids=_eos_token_ids(files, tokenizer, generation),
+        max_logprobs=config.model.max_logprobs,
+        seed=config.model.seed,
+    )
+    engine.start()
+    timer.ready()
+    return LoadedModel(
+        config=config,
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=_chat_template(files, tokenizer, config.model.chat_template),
+        default_sampling=_default_sampling(generation),
+        startup=timer,
+    )
+
+
+def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
+    from ozone.engine.tokenizer import load_tokenizer
+
+    return load_tokenizer(
+        tokenizer_json=files.tokenizer_json,
+        gguf_metadata=files.gguf_metadata,
+        tokenizer_config=files.tokenizer_config,
+        cache_dir=Path(config.compilation.cache_dir) / "tokenizers",
+    )
+
+
+def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> Runner:
+    import torch
+
+    from ozone.graphs.eager_runner import EagerRunner
+    from ozone.models import build_model, load_weights
+
+    with timer.phase("model"):
+        model = build_model(
+            files.config,
+            dtype=getattr(torch, config.model.dtype),
+            max_model_len=config.model.max_model_len,
+        )
+    with timer.phase("weights"):
+        load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads)
+    with timer.phase("kv cache"):
+        return EagerRunner(
+            model,
+            files.config,
+            dtype=config.model.dtype,
+            cache=config.cache,
+            scheduler=config.scheduler,
+            max_model_len=config.model.max_model_len,
+            num_threads=config.parallel.num_threads,
+        )
+
+
+def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:
+    """`--generation-config`: ``auto`` (the model's own), ``vllm`` (none), or a folder or file."""
+    if choice == "auto":
+        return files.generation_config
+    if choice == "vllm":
+        return {}
+    path = Path(choice)
+    path = path / "generation_config.json" if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"--generation-config {choice}: {error.strerror or error}; give auto, vllm, or a folder that "
+            "holds generation_config.json"
+        ) from error
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path}: must hold a JSON object")
+    return content
+
+
+def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer, generation: Mapping[str, Any]) -> set[int]:
+    ids = set(files.config.eos_token_ids)
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    extra = generation.get("eos_token_id")
+    for token in extra if isinstance(extra, list) else [extra]:
+        if isinstance(token, int) and not isinstance(token, bool):
+            ids.add(token)
+    return ids
+
+
+def _default_sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        ours: generation[theirs]
+        for theirs, ours in _GENERATION_DEFAULTS.items()
+        if generation.get(theirs) is not None
+    }
+    SamplingParams(**found)  # a bad default should stop the start, not every later request
+    return found
+
+
+def _chat_template(files: ModelFiles, tokenizer: Tokenizer, argument: str | None) -> ChatTemplate | None:
+    from ozone.engine.chat_template import ChatTemplate, read_chat_template
+
+    source = files.chat_template if argument is None else read_chat_template(argument)
+    if source is None:
+        return None
+    return ChatTemplate(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)

@@ -1,0 +1,48 @@
+"""How a program of ours speaks: log lines on stderr, a user's mistake as one line and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from ozone.errors import OzoneError
+
+
+def start_logging(level: int = logging.INFO) -> None:
+    """Send Ozone's log records to stderr, one line each; idempotent."""
+    logger = logging.getLogger("ozone")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Formatter())
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(level)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno < logging.WARNING:
+            return f"ozone: {text}"
+        return f"ozone: {record.levelname.lower()}: {text}"
+
+
+def run_program(main: Callable[[], int]) -> int:
+    """Run `main` and turn how it ends into an exit code.
+
+    A user's mistake prints one line and gives 2; an interrupt gives 130; a closed pipe ends quietly. A bug
+    keeps its traceback.
+    """
+    try:
+        return main()
+    except OzoneError as error:
+        print(f"ozone: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python flushes stdout at exit; pointing it elsewhere avoids a second error there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

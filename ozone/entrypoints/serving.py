@@ -1,0 +1,20 @@
+"""What the HTTP server needs to know of a loaded model, gathered in its own `ServerState`."""
+
+from __future__ import annotations
+
+from ozone.entrypoints.assemble import LoadedModel
+from ozone.server.settings import ServerSettings, ServerState
+
+
+def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:
+    """The state that the server serves from; it never sees a tensor or a file."""
+    return ServerState(
+        engine=loaded.engine,
+        tokenizer=loaded.tokenizer,
+        chat_template=loaded.chat_template,
+        model_names=loaded.config.model.served_model_name,
+        max_model_len=loaded.config.model.max_model_len,
+        default_sampling_params=loaded.default_sampling,
+        startup_report=loaded.startup.report,
+        settings=settings,
+    )

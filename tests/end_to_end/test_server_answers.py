@@ -1,0 +1,107 @@
+"""The served default model answers a real client, also when many come at once and some leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+
+import httpx
+import openai
+import pytest
+
+from .conftest import Expected, ServerProcess, serve
+
+
+def client(server: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def test_the_openai_client_streams_paris() -> None:
+    with serve("-O0") as server:
+        api = client(server)
+        name = api.models.list().data[0].id
+        assert name == "smollm2"
+        chunks = api.completions.create(
+            model=name, prompt="The capital of France is", temperature=0, max_tokens=8, stream=True
+        )
+        texts = [chunk.choices[0].text for chunk in chunks if chunk.choices]
+        assert "Paris" in "".join(texts)
+        assert len(texts) > 1, "the answer came in one piece"
+        startup = httpx.get(f"{server.url}/startup").json()
+        assert {"weights", "tokenizer", "import torch"} <= {phase["name"] for phase in startup["phases"]}
+        server.process.terminate()
+        assert server.process.wait(timeout=30) == 0
+
+
+async def stream_one(
+    api: openai.AsyncOpenAI, case: Expected, max_tokens: int, leave_after: int | None
+) -> list[int] | None:
+    """Token ids of a streamed completion, or None where the client left in the middle."""
+    stream = await api.completions.create(
+        model="smollm2",
+        prompt=case.prompt_token_ids,
+        temperature=0,
+        max_tokens=max_tokens,
+        stream=True,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+    )
+    tokens: list[int] = []
+    async for chunk in stream:
+        for choice in chunk.choices:
+            tokens.extend(getattr(choice, "token_ids", None) or [])
+        if leave_after is not None and len(tokens) >= leave_after:
+            await stream.close()
+            return None
+    return tokens
+
+
+async def crowd(
+    server: ServerProcess, cases: list[Expected], clients: int, max_tokens: int, rng: random.Random
+) -> None:
+    limits = httpx.Limits(max_connections=clients)
+    async with openai.AsyncOpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=300,
+        http_client=httpx.AsyncClient(limits=limits, timeout=300),
+    ) as api:
+        chosen = [rng.choice(cases) for _ in range(clients)]
+        leaving = [rng.randrange(1, max_tokens) if rng.random() < 1 / 3 else None for _ in range(clients)]
+        answers = await asyncio.gather(
+            *(stream_one(api, case, max_tokens, leave) for case, leave in zip(chosen, leaving, strict=True))
+        )
+    for case, leave, answer in zip(chosen, leaving, answers, strict=True):
+        if leave is None:
+            assert answer == case.token_ids[:max_tokens], case.prompt
+
+
+def blocks_in_use(server: ServerProcess) -> float:
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        if line.startswith("ozone:kv_cache_usage_perc"):
+            return float(line.split()[-1])
+    pytest.fail("/metrics does not report the KV cache's usage")
+
+
+def wait_until_idle(server: ServerProcess) -> None:
+    deadline = time.monotonic() + 30
+    while blocks_in_use(server) > 0:
+        assert time.monotonic() < deadline, "blocks are still in use after every client left"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow, id="soak")])
+def test_two_hundred_clients_of_which_a_third_disconnect(expected: list[Expected], rounds: int) -> None:
+    rng = random.Random(int(os.environ.get("OZONE_TEST_SEED", "0")))
+    max_tokens = 12
+    with serve("-O0", "--dtype", "float32", "--max-model-len", "512") as server:
+        asyncio.run(crowd(server, expected, 200, max_tokens, rng))  # every buffer is in use once
+        wait_until_idle(server)
+        before = server.resident_bytes()
+        for _ in range(rounds):
+            asyncio.run(crowd(server, expected, 200, max_tokens, rng))
+            wait_until_idle(server)
+        grown = server.resident_bytes() - before
+        assert grown < 32 << 20, f"resident memory grew by {grown >> 20} MB in {rounds} rounds"
