@@ -1,0 +1,115 @@
+"""Where tokenizers come from: a tokenizer.json, the cache, or the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ozone.engine.tokenizer import cache
+from ozone.engine.tokenizer.gguf_vocabulary import fingerprint, read_vocabulary, special_id
+from ozone.engine.tokenizer.rebuild import rebuild, template
+from ozone.engine.tokenizer.tokenizer import Tokenizer
+from ozone.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_CACHE_VERSION = "1"  # to be raised when a rebuilt tokenizer changes for the same metadata
+
+
+def load_tokenizer(
+    *,
+    tokenizer_json: Path | None = None,
+    gguf_metadata: Mapping[str, Any] | None = None,
+    tokenizer_config: Mapping[str, Any] | None = None,
+    cache_dir: Path | None = None,
+) -> Tokenizer:
+    """Load a tokenizer from its own file, or else rebuild it from GGUF metadata.
+
+    Args:
+        tokenizer_json: the file; it goes before the metadata where both are given.
+        gguf_metadata: key-values of a GGUF file.
+        tokenizer_config: content of tokenizer_config.json, which names bos and eos for a tokenizer.json.
+        cache_dir: where rebuilt tokenizers are kept; None keeps none.
+    Errors: ModelFileError for a file or metadata that is missing, damaged or of an unknown kind.
+    """
+    if tokenizer_json is not None:
+        return _from_file(tokenizer_json, tokenizer_config or {})
+    if gguf_metadata is not None:
+        return _from_gguf(gguf_metadata, cache_dir)
+    raise ModelFileError("the model has no tokenizer: neither a tokenizer.json nor GGUF metadata")
+
+
+def _from_file(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
+    backend = _parse(content, str(path))
+    backend.no_truncation()
+    backend.no_padding()
+    bos, eos = _named_token(config, "bos_token"), _named_token(config, "eos_token")
+    bos_id = None if bos is None else backend.token_to_id(bos)
+    eos_id = None if eos is None else backend.token_to_id(eos)
+    add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
+    if add_bos is not None or add_eos is not None:
+        before = (bos, bos_id) if add_bos and bos is not None and bos_id is not None else None
+        after = (eos, eos_id) if add_eos and eos is not None and eos_id is not None else None
+        _set_template(backend, before, after)
+    return Tokenizer(backend, bos_token=bos, eos_token=eos, bos_token_id=bos_id, eos_token_id=eos_id)
+
+
+def _set_template(
+    backend: tokenizers.Tokenizer, bos: tuple[str, int] | None, eos: tuple[str, int] | None
+) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    processor.__setstate__(json.dumps(template(bos, eos)).encode())  # its own grammar would split some tokens
+    backend.post_processor = processor
+
+
+def _from_gguf(metadata: Mapping[str, Any], cache_dir: Path | None) -> Tokenizer:
+    where = "the tokenizer in the GGUF file"
+    bos_id, eos_id = special_id(metadata, "bos_token_id"), special_id(metadata, "eos_token_id")
+    key = fingerprint(metadata, _CACHE_VERSION)
+    content = cache.read(cache_dir, key) if cache_dir else None
+    if content is None:
+        rebuilt = rebuild(read_vocabulary(metadata))
+        try:
+            content = json.dumps(rebuilt, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            raise ModelFileError(f"{where} has a token that is not valid Unicode") from None
+        backend = _parse(content, where)
+        if cache_dir:
+            cache.write(cache_dir, key, content)
+    else:
+        backend = _parse(content, where)
+    return Tokenizer(
+        backend,
+        bos_token=None if bos_id is None else backend.id_to_token(bos_id),
+        eos_token=None if eos_id is None else backend.id_to_token(eos_id),
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+    )
+
+
+def _parse(content: bytes, where: str) -> tokenizers.Tokenizer:
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        return Backend.from_buffer(content)
+    except Exception as error:  # the library has no class of its own for a file it cannot use
+        raise ModelFileError(f"{where} is damaged or of an unknown kind: {error}") from None
+
+
+def _named_token(config: Mapping[str, Any], name: str) -> str | None:
+    """A special token of tokenizer_config.json: its text, or an object whose `content` that is."""
+    value = config.get(name)
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    if value is not None and not isinstance(value, str):
+        raise ModelFileError(f"tokenizer_config.json: {name} is {value!r}, not the text of a token")
+    return value

@@ -1,0 +1,100 @@
+"""The tokenizer that the engine and the server see: encode, decode, and detokenizers for streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ozone.engine.tokenizer.detokenizer import IncrementalDetokenizer, TokenDecoder, TokenTable
+from ozone.errors import RequestError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class Tokenizer:
+    """A model's tokenizer. Thread-safe.
+
+    Attributes:
+        vocab_size: token ids are 0 to vocab_size - 1. A model's logits may have more columns (padding).
+        bos_token_id, eos_token_id: ids that begin and end a sequence, None where there are none.
+        bos_token, eos_token: their text, which chat templates ask for.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        self._backend = backend
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        added = backend.get_added_tokens_decoder()
+        self.vocab_size = _vocab_size(backend, max(added, default=-1))
+        special = [token_id for token_id, token in added.items() if token.special]
+        decoder = TokenDecoder(_component(backend.decoder))
+        spelling = backend.id_to_token
+        self._all_tokens = TokenTable(decoder, spelling, self.vocab_size, ())
+        self._text_tokens = TokenTable(decoder, spelling, self.vocab_size, special)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text. Special tokens written out in the text become their ids.
+
+        Args:
+            add_special_tokens: put in what the model's template puts around a text (often only bos).
+        Errors: RequestError where the text has lone surrogates, which UTF-8 cannot hold.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (UnicodeEncodeError, TypeError):
+            if not isinstance(text, str):
+                raise
+            at = next((n for n, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+            if at is None:
+                raise
+            raise RequestError(
+                f"the text is not valid Unicode: a lone surrogate U+{ord(text[at]):04X} at character {at}",
+                param="prompt",
+            ) from None
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids. RequestError for an id outside the vocabulary."""
+        if len(ids) and (min(ids) < 0 or max(ids) >= self.vocab_size):
+            wrong = next(token_id for token_id in ids if not 0 <= token_id < self.vocab_size)
+            raise RequestError(f"token id {wrong} is outside the vocabulary (0 to {self.vocab_size - 1})")
+        detokenizer = self.detokenizer((), skip_special_tokens)
+        return detokenizer.append(ids) + detokenizer.flush()
+
+    def token_text(self, token_id: int) -> str:
+        """One token as logprobs show it: with its leading space, U+FFFD for a part of a character.
+
+        An id outside the vocabulary, which a model with padded logits can name, is "".
+        """
+        return self._all_tokens[token_id].decode("utf-8", "replace")
+
+    def detokenizer(
+        self, prompt_token_ids: Sequence[int], skip_special_tokens: bool = True
+    ) -> IncrementalDetokenizer:
+        """A decoder for the tokens that follow a prompt, whose ids need not decode to whole characters."""
+        table = self._text_tokens if skip_special_tokens else self._all_tokens
+        return IncrementalDetokenizer(table, prompt_token_ids)
+
+
+def _component(component: tokenizers.decoders.Decoder | None) -> dict[str, object] | None:
+    """A component of a tokenizer as tokenizer.json spells it."""
+    return None if component is None else json.loads(component.__getstate__())
+
+
+def _vocab_size(backend: tokenizers.Tokenizer, last_added: int) -> int:
+    """One more than the highest id. Ids may have holes, and the library only counts tokens."""
+    size = max(backend.get_vocab_size(with_added_tokens=True), last_added + 1)
+    while backend.id_to_token(size) is not None:
+        size += 1
+    return size
