@@ -1,0 +1,128 @@
+"""EngineArgs: what the user asked for, under vLLM's names, from a command line or from keyword arguments.
+
+Nothing is decided here: `resolve` (in `resolve.py`) turns it into an `OzoneConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ozone.config.keys import COMPILATION, ENGINE_KEYS, KERNEL
+from ozone.config.leaves import Leaves, UserValue
+from ozone.config.objects import CompilationConfig, KernelConfig
+from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, nearest
+from ozone.errors import ConfigError
+
+DEFAULT_MODEL = "smollm2"
+
+_EAGER = {"mode": "NONE", "cudagraph_mode": "NONE"}
+_CONFIG_OBJECTS = {"compilation_config": COMPILATION, "kernel_config": KERNEL}
+# vLLM's flags for single leaves of the compilation config.
+LEAF_FLAGS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
+
+
+@dataclass
+class EngineArgs:
+    """Everything the engine can be told; None means that the user said nothing.
+
+    Values may be words as on a command line or Python values: both are checked by the same rules, in
+    `user_settings`. `compilation_config` and `kernel_config` take mappings, JSON text or the classes of
+    `ozone.config`. `ignored` holds warnings about arguments that were accepted without effect.
+    """
+
+    model: str | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+    download_dir: str | None = None
+    served_model_name: str | Sequence[str] | None = None
+    dtype: str | None = None
+    seed: int | str | None = None
+    max_model_len: int | str | None = None
+    generation_config: str | None = None
+    chat_template: str | None = None
+    max_logprobs: int | str | None = None
+    block_size: int | str | None = None
+    kv_cache_memory_bytes: int | str | None = None
+    enable_prefix_caching: bool | None = None
+    kv_cache_dtype: str | None = None
+    max_num_batched_tokens: int | str | None = None
+    max_num_seqs: int | str | None = None
+    enable_chunked_prefill: bool | None = None
+    scheduling_policy: str | None = None
+    max_waiting_requests: int | str | None = None
+    num_threads: int | str | None = None
+    tensor_parallel_size: int | str | None = None
+    optimization_level: int | str | None = None
+    enforce_eager: bool | None = None
+    cudagraph_capture_sizes: Sequence[int] | str | None = None
+    max_cudagraph_capture_size: int | str | None = None
+    compilation_config: Mapping[str, Any] | CompilationConfig | Leaves | str | None = None
+    kernel_config: Mapping[str, Any] | KernelConfig | Leaves | str | None = None
+    ignored: tuple[str, ...] = ()
+
+    @classmethod
+    def from_kwargs(cls, **kwargs: Any) -> EngineArgs:
+        """Keyword arguments as `LLM` takes them. `ConfigError` on a wrong name or value."""
+        known = {field.name for field in dataclasses.fields(cls)} - {"ignored"}
+        given: dict[str, Any] = {}
+        ignored: list[str] = []
+        for name, value in kwargs.items():
+            if name in known:
+                given[name] = value
+            elif name in ANSWERS:
+                if value not in (None, False):
+                    raise ConfigError(f"{name}: {ANSWERS[name]}")
+            elif name in REFUSED_FLAGS:
+                if value is not None:
+                    raise ConfigError(f"vLLM has {name}; Ozone does not (yet): {REFUSED_FLAGS[name]}")
+            elif name in IGNORED_FLAGS:
+                ignored.append(f"{name} is accepted without effect: {IGNORED_FLAGS[name].reason}")
+            else:
+                raise ConfigError(f"there is no argument {name}{nearest(name, known)}")
+        args = cls(**given, ignored=tuple(ignored))
+        args.user_settings()
+        return args
+
+    def user_settings(self) -> tuple[dict[str, UserValue], list[str]]:
+        """The values that the user set, by full key and checked, and warnings about ones without effect."""
+        leaves = Leaves(notices=list(self.ignored))
+        for key in ENGINE_KEYS.values():
+            value = getattr(self, key.name)
+            if value is not None and not _means_unset(key.name, value):
+                parsed = key.kind(value, key.flag)
+                leaves.settings[key.key] = UserValue(parsed, key.flag)
+        for name in LEAF_FLAGS:
+            leaves.set(COMPILATION + name, getattr(self, name), "--" + name.replace("_", "-"))
+        for name, prefix in _CONFIG_OBJECTS.items():
+            _merge_object(leaves, prefix, getattr(self, name))
+        if self.enforce_eager:
+            set_eager(leaves, check=True)
+        return leaves.settings, leaves.notices
+
+
+def set_eager(leaves: Leaves, *, check: bool = False) -> None:
+    """What `--enforce-eager` stands for. With `check`, another user value for the same leaf is an error."""
+    for name, value in _EAGER.items():
+        key = COMPILATION + name
+        before = leaves.settings.get(key)
+        if check and before is not None and before.value.name != value:
+            raise ConfigError(f"--enforce-eager and {before.flag} contradict each other")
+        leaves.set(key, value, "--enforce-eager")
+
+
+def _means_unset(name: str, value: object) -> bool:
+    # vLLM's way to say "as much as fits", which is the default here.
+    return name == "max_model_len" and str(value).strip().lower() in ("auto", "-1")
+
+
+def _merge_object(leaves: Leaves, prefix: str, given: object) -> None:
+    if given is None:
+        return
+    if isinstance(given, Leaves):
+        leaves.settings.update(given.settings)
+        leaves.notices.extend(given.notices)
+    else:
+        leaves.merge(prefix, given)

@@ -1,0 +1,260 @@
+"""Resolution of `compilation_config.*` and `kernel_config.*`: requirements of user values, then the level's table."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ozone.config.custom_ops import all_enabled, custom_op_enabled
+from ozone.config.levels import (
+    FUSIONS,
+    PLATFORM_DEFAULT,
+    TABLE,
+    Situation,
+    capabilities,
+)
+from ozone.config.ranges import resolve_ranges
+from ozone.config.resolution import Resolution
+from ozone.config.schema import CompilationMode, CUDAGraphMode
+
+MODE = "compilation_config.mode"
+CUSTOM_OPS = "compilation_config.custom_ops"
+GRAPHS = "compilation_config.cudagraph_mode"
+SPLITTING = "compilation_config.splitting_ops"
+SIZES = "compilation_config.cudagraph_capture_sizes"
+MAX_SIZE = "compilation_config.max_cudagraph_capture_size"
+ALLREDUCE = "compilation_config.pass_config.fuse_allreduce_rms"
+TENSOR_PARALLEL = "parallel.tensor_parallel_size"
+AUTOTUNE = "kernel_config.enable_flashinfer_autotune"
+
+_PIECES = {CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL_AND_PIECEWISE}
+_FULL = {CUDAGraphMode.FULL, CUDAGraphMode.FULL_DECODE_ONLY, CUDAGraphMode.FULL_AND_PIECEWISE}
+# The ops at which a traced model is split, and between which pieces replay.
+ATTENTION_OPS = ("attention",)
+
+
+def resolve_compilation(r: Resolution) -> None:
+    """Decide every compilation and kernel setting, in the order of the specification."""
+    _require_for_graphs(r)
+    _require_for_passes(r)
+    _resolve_mode(r)
+    _require_for_full_graphs(r)
+    _resolve_custom_ops(r)
+    _resolve_graphs(r)
+    _resolve_passes(r)
+    _resolve_capture_sizes(r)
+    resolve_ranges(r)
+    _resolve_rest(r)
+    r.put(AUTOTUNE, TABLE[AUTOTUNE][r.level], r.level_origin, "table of levels")
+
+
+def situation(r: Resolution) -> Situation:
+    """What conditions may ask about, once mode and custom ops are decided."""
+    return Situation(
+        model=r.model,
+        platform=r.platform,
+        tensor_parallel_size=r.value(TENSOR_PARALLEL),
+        custom_ops=r.value(CUSTOM_OPS),
+        compiled=r.value(MODE) != CompilationMode.NONE,
+    )
+
+
+def nearest_graph_mode(wanted: CUDAGraphMode, *, pieces: bool, full: bool) -> CUDAGraphMode:
+    """The possible mode nearest to `wanted`, where pieces or full graphs may be impossible."""
+    if wanted is CUDAGraphMode.FULL_AND_PIECEWISE:
+        if full:
+            return wanted if pieces else CUDAGraphMode.FULL_DECODE_ONLY
+        return CUDAGraphMode.PIECEWISE if pieces else CUDAGraphMode.NONE
+    possible = pieces if wanted is CUDAGraphMode.PIECEWISE else full
+    return wanted if possible else CUDAGraphMode.NONE
+
+
+def _require_for_graphs(r: Resolution) -> None:
+    if not r.by_user(GRAPHS) or r.value(GRAPHS) not in _PIECES:
+        return
+    r.require(MODE, CompilationMode.VLLM_COMPILE, GRAPHS, "piecewise graphs need mode=VLLM_COMPILE")
+    if r.by_user(SPLITTING) and not r.value(SPLITTING):
+        raise r.contradiction(GRAPHS, SPLITTING, "piecewise graphs need splitting ops")
+
+
+def _user_passes(r: Resolution) -> list[str]:
+    return [key for key in FUSIONS if r.by_user(key) and r.value(key)]
+
+
+def _fusion_ops(r: Resolution, key: str) -> tuple[str, ...]:
+    gelu = r.model is not None and r.model.hidden_act.startswith("gelu")
+    activation = "gelu_and_mul" if gelu else "silu_and_mul"
+    return tuple(activation if op == "activation" else op for op in FUSIONS[key].ops)
+
+
+def _require_for_passes(r: Resolution) -> None:
+    for key in _user_passes(r):
+        r.require(MODE, CompilationMode.VLLM_COMPILE, key, "passes run only with mode=VLLM_COMPILE")
+    if r.by_user(ALLREDUCE) and r.value(ALLREDUCE) and r.value(TENSOR_PARALLEL) < 2:
+        if r.by_user(TENSOR_PARALLEL):
+            raise r.contradiction(ALLREDUCE, TENSOR_PARALLEL, "a single process reduces nothing")
+        r.notices.append(f"{r.flag(ALLREDUCE)} matches nothing: tensor_parallel_size is 1")
+
+
+def _resolve_mode(r: Resolution) -> None:
+    wanted = TABLE[MODE][r.level]
+    r.put(MODE, wanted, r.level_origin, "table of levels")
+
+
+def _require_for_full_graphs(r: Resolution) -> None:
+    """A full graph of an uncompiled model records kernels, so that every op must be one."""
+    if not r.by_user(GRAPHS) or r.value(GRAPHS) not in _FULL or r.value(MODE) != CompilationMode.NONE:
+        return
+    reason = "without compilation a full graph records kernels, so that every op must be a custom op"
+    if not r.by_user(CUSTOM_OPS):
+        r.put(CUSTOM_OPS, ("all",), f"required by {GRAPHS}", reason)
+    elif not all_enabled(r.value(CUSTOM_OPS), compiled=False):
+        if r.by_user(MODE):
+            raise r.contradiction(GRAPHS, CUSTOM_OPS, f"with {r.flag(MODE)} {reason}")
+        del r.settings[MODE]
+        r.require(MODE, CompilationMode.VLLM_COMPILE, CUSTOM_OPS, reason)
+
+
+def _resolve_custom_ops(r: Resolution) -> None:
+    compiled = r.value(MODE) != CompilationMode.NONE
+    if not r.decided(CUSTOM_OPS):
+        base, origin, reason = _default_custom_ops(r)
+        r.put(CUSTOM_OPS, base, origin, reason)
+    for key in _user_passes(r):
+        ops = _fusion_ops(r, key)
+        custom = [op for op in ops if custom_op_enabled(r.value(CUSTOM_OPS), op, compiled=compiled)]
+        if len(custom) == len(ops) or (FUSIONS[key].any_op and custom):
+            continue
+        reason = f"the fusion matches on {' and '.join(ops)}"
+        if r.by_user(CUSTOM_OPS):
+            raise r.contradiction(key, CUSTOM_OPS, reason)
+        missing = tuple("+" + op for op in ops if op not in custom)
+        value = r.settings.pop(CUSTOM_OPS).value
+        r.put(CUSTOM_OPS, value + missing, f"required by {key}", reason)
+
+
+def _default_custom_ops(r: Resolution) -> tuple[tuple[str, ...], str, str]:
+    wanted = TABLE[CUSTOM_OPS][r.level]
+    if wanted != PLATFORM_DEFAULT:
+        return wanted, r.level_origin, "follows from mode=NONE at this level"
+    default = capabilities(r.platform).custom_ops
+    if r.value(MODE) != CompilationMode.NONE:
+        return default, "platform", f"default of the platform {r.platform.name}"
+    graphs = r.value(GRAPHS) if r.decided(GRAPHS) else TABLE[GRAPHS][r.level]
+    if graphs in _FULL and capabilities(r.platform).full_graphs:
+        reason = "without compilation a full graph records kernels, so that every op must be a custom op"
+        return ("all",), f"required by {GRAPHS}", reason
+    return ("none",), f"required by {MODE}", "follows from mode=NONE"
+
+
+def _resolve_graphs(r: Resolution) -> None:
+    compiled = r.value(MODE) == CompilationMode.VLLM_COMPILE
+    default_ops = ATTENTION_OPS if compiled else ()
+    reason = "attention runs between the pieces" if compiled else "only mode=VLLM_COMPILE splits"
+    r.put(SPLITTING, default_ops, "default", reason)
+    wanted = TABLE[GRAPHS][r.level]
+    can = capabilities(r.platform)
+    if not compiled:
+        no_pieces = (f"required by {MODE}", f"pieces need mode=VLLM_COMPILE and mode is {r.value(MODE).name}")
+    elif not r.value(SPLITTING):
+        no_pieces = (f"required by {SPLITTING}", "pieces need splitting ops and there are none")
+    elif not can.pieces:
+        no_pieces = ("platform", f"the platform {r.platform.name} replays no pieces")
+    else:
+        no_pieces = None
+    foreign = r.value(MODE) == CompilationMode.NONE and not all_enabled(r.value(CUSTOM_OPS), compiled=False)
+    if not can.full_graphs:
+        no_full = ("platform", f"the platform {r.platform.name} replays no full graphs")
+    elif foreign:
+        no_full = (
+            f"required by {CUSTOM_OPS}",
+            "without compilation a full graph needs every op as a custom op",
+        )
+    else:
+        no_full = None
+    value = nearest_graph_mode(wanted, pieces=no_pieces is None, full=no_full is None)
+    if value is wanted:
+        r.put(GRAPHS, wanted, r.level_origin, "table of levels")
+    else:
+        origin, why = no_pieces if no_pieces is not None and wanted in _PIECES else (no_full or ("", ""))
+        if value is CUDAGraphMode.PIECEWISE and no_full is not None:
+            origin, why = no_full
+        r.lower(GRAPHS, wanted, value, origin, why)
+
+
+def _resolve_passes(r: Resolution) -> None:
+    compiled = r.value(MODE) == CompilationMode.VLLM_COMPILE
+    now = situation(r)
+    for key in FUSIONS:
+        if key not in TABLE:
+            _resolve_extra_pass(r, key, compiled)
+            continue
+        cell = TABLE[key][r.level]
+        if cell is False:
+            r.put(key, False, r.level_origin, "table of levels")
+            continue
+        value, reason, origin = cell(now)
+        if not compiled and (value or origin == f"required by {CUSTOM_OPS}"):
+            mode = r.value(MODE).name
+            r.lower(
+                key, True, False, f"required by {MODE}", f"passes need mode=VLLM_COMPILE and mode is {mode}"
+            )
+        else:
+            r.put(key, value, origin or r.level_origin, reason)
+
+
+def _resolve_extra_pass(r: Resolution, key: str, compiled: bool) -> None:
+    if key.endswith("eliminate_noops"):
+        r.put(key, compiled, "default", "on wherever passes run" if compiled else "no passes run")
+    else:
+        r.put(key, False, "default", "off at every level")
+
+
+def _resolve_capture_sizes(r: Resolution) -> None:
+    if r.value(GRAPHS) is CUDAGraphMode.NONE:
+        r.put(SIZES, (), "default", "nothing is captured with cudagraph_mode=NONE")
+        r.put(MAX_SIZE, None, "default", "nothing is captured with cudagraph_mode=NONE")
+        return
+    if r.by_user(SIZES) and r.by_user(MAX_SIZE) and r.value(MAX_SIZE) != max(r.value(SIZES), default=0):
+        raise r.contradiction(MAX_SIZE, SIZES, "it must be the largest of the sizes")
+    if r.by_user(SIZES):
+        largest = max(r.value(SIZES), default=None)
+        r.put(MAX_SIZE, largest, f"required by {SIZES}", "the largest of the sizes")
+        return
+    seqs = "scheduler.max_num_seqs"
+    r.put(MAX_SIZE, r.value(seqs), "default", "max_num_seqs")
+    r.put(
+        SIZES,
+        default_capture_sizes(r.value(MAX_SIZE)),
+        "default",
+        "1, 2, 4, then steps of 8 up to the maximum",
+    )
+
+
+def default_capture_sizes(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, 8, 16, 24, ... and `largest` itself."""
+    sizes = {size for size in (1, 2, 4, *range(8, largest + 1, 8)) if size <= largest}
+    return tuple(sorted(sizes | {largest}))
+
+
+def _cache_dir() -> tuple[str, str]:
+    if os.environ.get("OZONE_CACHE_DIR"):
+        return os.environ["OZONE_CACHE_DIR"], "OZONE_CACHE_DIR"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(home, "ozone"), "the user's cache directory"
+
+
+def _resolve_rest(r: Resolution) -> None:
+    cache_dir, why = _cache_dir()
+    rest: dict[str, tuple[Any, str]] = {
+        "backend": ("inductor", "compiles what no program covers"),
+        "compile_sizes": ((), "no single token counts"),
+        "cudagraph_num_of_warmups": (0, "a replayed program needs none"),
+        "inductor_compile_config": ({}, "Inductor's own defaults"),
+        "cache_dir": (cache_dir, why),
+        "debug_dump_path": (None, "nothing is dumped"),
+        "pass_config.rope_kvcache_fusion_max_token_num": (None, "no bound on this platform"),
+        "pass_config.fi_allreduce_fusion_max_size_mb": (None, "no bound on this platform"),
+    }
+    for name, (value, reason) in rest.items():
+        r.put("compilation_config." + name, value, "default", reason)

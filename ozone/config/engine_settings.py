@@ -1,0 +1,156 @@
+"""Resolution of `model.*`, `cache.*`, `scheduler.*` and `parallel.*`: sizes that depend on each other."""
+
+from __future__ import annotations
+
+from ozone.config.args import DEFAULT_MODEL
+from ozone.config.model import ModelConfig
+from ozone.config.resolution import Resolution
+from ozone.errors import ConfigError
+
+MAX_LEN = "model.max_model_len"
+DTYPE = "model.dtype"
+KV_BYTES = "cache.kv_cache_memory_bytes"
+BLOCK = "cache.block_size"
+TOKENS = "scheduler.max_num_batched_tokens"
+SEQS = "scheduler.max_num_seqs"
+CHUNKED = "scheduler.enable_chunked_prefill"
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DEFAULT_KV_BYTES = 4 * 1024**3
+DEFAULT_KV_SHARE = 0.4
+DEFAULT_TOKENS = 2048
+DEFAULT_SEQS = 64
+
+
+def resolve_engine(r: Resolution) -> None:
+    """Decide everything that no level has a part in."""
+    _resolve_fixed(r)
+    _resolve_dtype(r)
+    r.put("parallel.num_threads", r.platform.num_cores, "platform", "usable cores")
+    _resolve_step(r)
+    _resolve_lengths(r)
+    _resolve_prefill(r)
+
+
+def kv_bytes_per_token(model: ModelConfig, dtype: str) -> int:
+    """Bytes that one token takes in the KV cache of all layers."""
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * ITEM_BYTES[dtype]
+
+
+def _resolve_fixed(r: Resolution) -> None:
+    r.put("model.model", DEFAULT_MODEL, "default", "no model was named")
+    r.put("model.served_model_name", (r.value("model.model"),), "default", "the model's name")
+    fixed = {
+        "model.tokenizer": (None, "the model's own"),
+        "model.revision": (None, "the hub's main branch"),
+        "model.download_dir": (None, "the hub's cache"),
+        "model.seed": (0, "no seed was given"),
+        "model.generation_config": ("auto", "the model's own, if it has one"),
+        "model.chat_template": (None, "the model's own"),
+        "model.max_logprobs": (20, "OpenAI's limit"),
+        BLOCK: (16, "tokens in a block"),
+        "cache.enable_prefix_caching": (True, "equal beginnings are computed once"),
+        "cache.kv_cache_dtype": ("auto", "the type of activations"),
+        CHUNKED: (True, "long prompts do not hold up decoding"),
+        "scheduler.scheduling_policy": ("fcfs", "first come, first served"),
+        "scheduler.max_waiting_requests": (1024, "beyond, requests are refused"),
+        "parallel.tensor_parallel_size": (1, "one process"),
+    }
+    for key, (value, reason) in fixed.items():
+        r.put(key, value, "default", reason)
+
+
+def _resolve_dtype(r: Resolution) -> None:
+    """`auto` means the checkpoint's own type; it is not a value to keep."""
+    if r.by_user(DTYPE) and r.value(DTYPE) != "auto":
+        return
+    r.settings.pop(DTYPE, None)
+    r.user.pop(DTYPE, None)
+    if r.model is None:
+        r.put(DTYPE, "bfloat16", "default", "no model was read")
+    else:
+        r.put(DTYPE, r.model.dtype, "model", "the checkpoint's own type")
+
+
+def _resolve_step(r: Resolution) -> None:
+    """A step holds at least one token of each request in it."""
+    if r.by_user(TOKENS) and r.by_user(SEQS):
+        if r.value(TOKENS) < r.value(SEQS):
+            raise r.contradiction(TOKENS, SEQS, "each request in a step needs a token of it")
+    elif r.by_user(TOKENS) and r.value(TOKENS) < DEFAULT_SEQS:
+        r.put(SEQS, r.value(TOKENS), f"required by {TOKENS}", "each request in a step needs a token of it")
+    elif r.by_user(SEQS) and r.value(SEQS) > DEFAULT_TOKENS:
+        r.put(TOKENS, r.value(SEQS), f"required by {SEQS}", "each request in a step needs a token of it")
+    r.put(SEQS, DEFAULT_SEQS, "default", "requests in a step")
+
+
+def _resolve_lengths(r: Resolution) -> None:
+    """Context length and KV cache bound each other."""
+    free = min(DEFAULT_KV_BYTES, int(r.platform.available_bytes * DEFAULT_KV_SHARE))
+    reason = "at most 4 GiB and 40% of the free memory"
+    if r.model is None:
+        r.put(MAX_LEN, 0, "default", "follows from the model, and none was read")
+        r.put(KV_BYTES, free, "platform", reason)
+        return
+    longest = r.model.max_position
+    if r.by_user(MAX_LEN) and r.value(MAX_LEN) > longest:
+        raise ConfigError(f"{r.flag(MAX_LEN)} is beyond what the model allows: max_position is {longest}")
+    block = r.value(BLOCK)
+    block_bytes = block * kv_bytes_per_token(r.model, r.value(DTYPE))
+    if r.by_user(MAX_LEN):
+        needed = -(-r.value(MAX_LEN) // block) * block_bytes
+        _fit_cache(r, needed, free, reason)
+        return
+    wish = -(-longest // block) * block_bytes * r.value(SEQS)
+    if wish < free:
+        r.put(KV_BYTES, wish, "model", f"room for {r.value(SEQS)} requests of {longest} tokens")
+    r.put(KV_BYTES, free, "platform", reason)
+    room = r.value(KV_BYTES) // block_bytes * block
+    if room < 1:
+        raise _too_small(r, block_bytes)
+    if room >= longest:
+        r.put(MAX_LEN, longest, "model", "the longest context that the model allows")
+        return
+    r.put(MAX_LEN, room, f"required by {KV_BYTES}", f"the KV cache holds no more; the model allows {longest}")
+    r.notices.append(
+        f"max_model_len is {room}, not the model's {longest}: the KV cache of {r.value(KV_BYTES)} bytes "
+        "holds no more; see --kv-cache-memory-bytes"
+    )
+
+
+def _fit_cache(r: Resolution, needed: int, free: int, reason: str) -> None:
+    """Give the cache room for one request of the length that the user asked for."""
+    if r.by_user(KV_BYTES):
+        if r.value(KV_BYTES) < needed:
+            raise r.contradiction(KV_BYTES, MAX_LEN, f"one request of that length takes {needed} bytes")
+        return
+    wish = needed * r.value(SEQS)
+    if wish < free:
+        r.put(KV_BYTES, wish, f"required by {MAX_LEN}", f"room for {r.value(SEQS)} requests of that length")
+    if needed > free:
+        if needed > r.platform.available_bytes:
+            raise ConfigError(
+                f"{r.flag(MAX_LEN)} takes {needed} bytes of KV cache for one request, "
+                f"and {r.platform.available_bytes} bytes of memory are free"
+            )
+        r.put(KV_BYTES, needed, f"required by {MAX_LEN}", "room for one request of that length")
+    r.put(KV_BYTES, free, "platform", reason)
+
+
+def _too_small(r: Resolution, block_bytes: int) -> ConfigError:
+    said = r.flag(KV_BYTES) if r.by_user(KV_BYTES) else f"a KV cache of {r.value(KV_BYTES)} bytes"
+    return ConfigError(f"{said} is too small: one block of this model takes {block_bytes} bytes")
+
+
+def _resolve_prefill(r: Resolution) -> None:
+    """Without chunked prefill a step must hold the longest prompt."""
+    longest = r.value(MAX_LEN)
+    if not r.value(CHUNKED) and longest > DEFAULT_TOKENS and not r.by_user(TOKENS):
+        r.put(TOKENS, longest, f"required by {CHUNKED}", "a prompt must fit in one step")
+    r.put(TOKENS, DEFAULT_TOKENS, "default", "tokens in a step")
+    if not r.value(CHUNKED) and r.value(TOKENS) < longest:
+        length = r.flag(MAX_LEN) if r.by_user(MAX_LEN) else f"max_model_len {longest}"
+        raise ConfigError(
+            f"{r.flag(TOKENS)} is below {length}, and with --no-enable-chunked-prefill a prompt must fit in "
+            "one step: raise it, or lower --max-model-len"
+        )

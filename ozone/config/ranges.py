@@ -1,0 +1,48 @@
+"""Compile ranges: at which token counts the compiled graph changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ozone.config.resolution import Resolution
+from ozone.config.schema import CompilationMode
+
+ENDPOINTS = "compilation_config.compile_ranges_endpoints"
+_PASS = "compilation_config.pass_config."
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def compile_ranges(endpoints: Sequence[int], max_num_batched_tokens: int) -> tuple[tuple[int, int], ...]:
+    """The ranges of token counts, both ends included, that `endpoints` cut `[1, max_num_batched_tokens]` into."""
+    if not endpoints:
+        return ()
+    inner = {end for end in endpoints if end < max_num_batched_tokens}
+    ends = sorted(inner | {max_num_batched_tokens})
+    starts = [1, *(end + 1 for end in ends[:-1])]
+    return tuple(zip(starts, ends, strict=True))
+
+
+def resolve_ranges(r: Resolution) -> None:
+    """One range where nothing pays only at some counts; an endpoint wherever a fusion stops paying."""
+    if r.value("compilation_config.mode") != CompilationMode.VLLM_COMPILE:
+        r.put(ENDPOINTS, (), "default", "only mode=VLLM_COMPILE compiles for ranges")
+        return
+    most = r.value("scheduler.max_num_batched_tokens")
+    bounds = {end: why for end, why in _bounds(r) if end < most}
+    reason = "; ".join(bounds.values()) or "one range: every fusion pays at every count"
+    r.put(ENDPOINTS, (*sorted(bounds), most), r.level_origin, reason)
+
+
+def _bounds(r: Resolution) -> list[tuple[int, str]]:
+    found = []
+    rope_bound = r.settings.get(_PASS + "rope_kvcache_fusion_max_token_num")
+    rope_on = r.value(_PASS + "fuse_rope_kvcache") or r.value(_PASS + "fuse_qk_norm_rope_kvcache")
+    if rope_on and rope_bound is not None and rope_bound.value:
+        found.append((rope_bound.value, f"the rotary and KV-cache fusions end at {rope_bound.value} tokens"))
+    size = r.settings.get(_PASS + "fi_allreduce_fusion_max_size_mb")
+    if r.value(_PASS + "fuse_allreduce_rms") and size is not None and size.value and r.model is not None:
+        row = r.model.hidden_size * _ITEM_BYTES[r.value("model.dtype")]
+        tokens = int(size.value * 1024 * 1024) // row
+        if tokens > 0:
+            found.append((tokens, f"fuse_allreduce_rms ends at {tokens} tokens"))
+    return found

@@ -1,0 +1,23 @@
+"""What the resolved config asks for that is not built yet, in one place. Later work deletes this file."""
+
+from __future__ import annotations
+
+from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig
+
+
+def unbuilt(config: OzoneConfig) -> str | None:
+    """One warning line where `config` asks for more than `-O0` does, or None."""
+    missing = []
+    compilation = config.compilation
+    if compilation.mode != CompilationMode.NONE:
+        missing.append(f"compilation ({compilation.mode.name})")
+    if compilation.cudagraph_mode != CUDAGraphMode.NONE:
+        missing.append(f"graphs ({compilation.cudagraph_mode.name})")
+    if config.kernel.enable_flashinfer_autotune:
+        missing.append("kernel tuning")
+    if not missing and compilation.custom_ops != ("none",):
+        missing.append("custom ops (" + ",".join(compilation.custom_ops) + ")")
+    if not missing:
+        return None
+    who = f"-O{config.optimization_level} runs as" if config.optimization_level else "this runs as plain"
+    return f"{who} -O0 for now, because not yet built: {', '.join(missing)}"

@@ -1,0 +1,251 @@
+"""Kinds of values: how a word of a command line, a JSON value or a Python value becomes one setting's value.
+
+A kind is a function `(value, where) -> value`; `where` is the flag as the user knows it, for the error.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ozone.config.custom_ops import CUSTOM_OPS, custom_op_name
+from ozone.config.schema import CompilationMode, CUDAGraphMode
+from ozone.errors import ConfigError
+
+Kind = Callable[[object, str], Any]
+E = TypeVar("E", bound=enum.Enum)
+
+_TRUE = {"true", "yes", "1"}
+_FALSE = {"false", "no", "0"}
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])([iI]?[bB])?|[bB])?")
+
+
+def _bad(where: str, value: object, good: str) -> ConfigError:
+    return ConfigError(f"{where}: {show(value)} is not {good}")
+
+
+def show(value: object) -> str:
+    """A value as it would be typed: enumerations by name, sequences with commas."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(show(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return json.dumps(plain(value))
+    return str(value)
+
+
+def plain(value: object) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value
+
+
+def boolean(value: object, where: str) -> bool:
+    """true/false/yes/no in any case, 1/0."""
+    word = str(value).strip().lower()
+    if isinstance(value, (bool, int, str)) and word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise _bad(where, value, "a boolean; say true or false (or yes, no, 1, 0)")
+
+
+def _integer(value: object, where: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+        return int(value)
+    raise _bad(where, value, "an integer")
+
+
+def integer(minimum: int) -> Kind:
+    """A whole number that is at least `minimum`."""
+
+    def kind(value: object, where: str) -> int:
+        number = _integer(value, where)
+        if number < minimum:
+            raise _bad(where, value, f"allowed; it must be at least {minimum}")
+        return number
+
+    return kind
+
+
+def _scaled(value: object, where: str, good: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise _bad(where, value, good)
+    digits, unit, suffix = match.groups()
+    factor = 1
+    if unit is not None:
+        # "k" is 1000 and "K" is 1024; a written-out unit says it itself: kB is 1000, KiB is 1024.
+        binary = unit.isupper() if suffix is None else len(suffix) == 2
+        factor = (1024 if binary else 1000) ** _POWERS[unit.lower()]
+    number = float(digits) * factor if "." in digits else int(digits) * factor
+    return int(number)
+
+
+def human_integer(minimum: int) -> Kind:
+    """A count that may be written 8k (8000) or 8K (8192)."""
+
+    def kind(value: object, where: str) -> int:
+        number = _scaled(value, where, "a whole number such as 8192, 8k (8000) or 8K (8192)")
+        if number < minimum:
+            raise _bad(where, value, f"allowed; it must be at least {minimum}")
+        return number
+
+    return kind
+
+
+def memory_size(value: object, where: str) -> int:
+    """Bytes, written as a number or 2G, 512MiB, 1.5GB."""
+    number = _scaled(value, where, "a size such as 2G, 512MiB or 2147483648")
+    if number < 1:
+        raise _bad(where, value, "allowed; it must be at least 1 byte")
+    return number
+
+
+def number(value: object, where: str) -> float:
+    """A number greater than 0."""
+    try:
+        result = float(value) if isinstance(value, (int, float, str)) else float("nan")
+    except ValueError:
+        result = float("nan")
+    if isinstance(value, bool) or not 0 < result < float("inf"):
+        raise _bad(where, value, "a number above 0")
+    return result
+
+
+def text(value: object, where: str) -> str:
+    """Any text; a path object counts as its path."""
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        return str(value)
+    raise _bad(where, value, "text")
+
+
+def text_list(value: object, where: str) -> tuple[str, ...]:
+    """JSON, or what a shell leaves of it (`[none]`), or words with commas between."""
+    return tuple(text(item, where) for item in _items(value, where))
+
+
+def integer_list(minimum: int) -> Kind:
+    """A list of whole numbers, each at least `minimum`, in JSON or with commas between."""
+    item = integer(minimum)
+
+    def kind(value: object, where: str) -> tuple[int, ...]:
+        values = [value] if isinstance(value, int) else _items(value, where)
+        return tuple(item(one, where) for one in values)
+
+    return kind
+
+
+def _items(value: object, where: str) -> Sequence[object]:
+    if isinstance(value, (list, tuple)):
+        return value
+    if not isinstance(value, str):
+        raise _bad(where, value, "a list")
+    stripped = value.strip()
+    if stripped.startswith("["):
+        try:
+            loaded = json.loads(stripped)
+        except ValueError:
+            if not stripped.endswith("]"):
+                raise _bad(where, value, "a list; the closing bracket is missing") from None
+            stripped = stripped[1:-1]
+        else:
+            return list(loaded)
+    return [word.strip().strip("'\"") for word in stripped.split(",") if word.strip()]
+
+
+def custom_ops(value: object, where: str) -> tuple[str, ...]:
+    """A list of `all`, `none`, `+op`, `-op`."""
+    words = text_list(value, where)
+    for word in words:
+        if word in ("all", "none"):
+            continue
+        if word[:1] not in ("+", "-") or custom_op_name(word[1:]) is None:
+            names = ", ".join(CUSTOM_OPS)
+            raise ConfigError(f"{where}: {word!r} is not all, none, +OP or -OP; the ops are {names}")
+    if "all" in words and "none" in words:
+        raise ConfigError(f"{where}: all and none exclude each other")
+    for name in CUSTOM_OPS:
+        signs = {word[0] for word in words if word[:1] in ("+", "-") and custom_op_name(word[1:]) == name}
+        if len(signs) == 2:
+            raise ConfigError(f"{where}: +{name} and -{name} exclude each other")
+    return words
+
+
+def mapping(value: object, where: str) -> dict[str, Any]:
+    """A JSON object or a Python mapping."""
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    try:
+        loaded = json.loads(value) if isinstance(value, str) else None
+    except ValueError:
+        loaded = None
+    if not isinstance(loaded, dict):
+        raise _bad(where, value, 'a JSON object such as {"max_autotune": true}')
+    return loaded
+
+
+def choice(*names: str, **aliases: str) -> Kind:
+    """One of some words, in any case."""
+
+    def kind(value: object, where: str) -> str:
+        word = str(value).strip().lower()
+        word = aliases.get(word, word)
+        if word not in names:
+            raise _bad(where, value, "one of " + ", ".join((*names, *aliases)))
+        return word
+
+    return kind
+
+
+def integer_choice(*values: int) -> Kind:
+    """One of some whole numbers."""
+
+    def kind(value: object, where: str) -> int:
+        good = "one of " + ", ".join(map(str, values))
+        try:
+            number = _integer(value, where)
+        except ConfigError:
+            raise _bad(where, value, good) from None
+        if number not in values:
+            raise _bad(where, value, good)
+        return number
+
+    return kind
+
+
+def compilation_mode(value: object, where: str) -> CompilationMode:
+    """A `CompilationMode` by name in any case or by number."""
+    numbers: dict[int, CompilationMode] = {mode.value: mode for mode in CompilationMode}
+    return _enumeration(value, where, CompilationMode, numbers)
+
+
+def cudagraph_mode(value: object, where: str) -> CUDAGraphMode:
+    """A `CUDAGraphMode` by name in any case; the three plain ones have numbers too."""
+    numbers = {0: CUDAGraphMode.NONE, 1: CUDAGraphMode.PIECEWISE, 2: CUDAGraphMode.FULL}
+    return _enumeration(value, where, CUDAGraphMode, numbers)
+
+
+def _enumeration(value: object, where: str, cls: type[E], numbers: Mapping[int, E]) -> E:
+    if isinstance(value, cls):
+        return value
+    word = str(value).strip().upper()
+    if word in cls.__members__:
+        return cls[word]
+    if not isinstance(value, bool) and word.isdecimal() and int(word) in numbers:
+        return numbers[int(word)]
+    names = {member: str(n) for n, member in numbers.items()}
+    good = ", ".join(f"{member.name} ({names[member]})" if member in names else member.name for member in cls)
+    raise _bad(where, value, f"one of {good}")
