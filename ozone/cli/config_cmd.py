@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
 
 
 def _read_model(args: EngineArgs) -> ModelConfig | None:
-    from ozone.weights.model_files import DEFAULT_MODEL, open_model
+    from ozone.weights.embedded import DEFAULT_MODEL
+    from ozone.weights.model_files import open_model
 
     try:
         return open_model(

@@ -1,4 +1,4 @@
-"""The `ozone` command: finds the subcommand, imports only its module, and prints a user's mistake as one line."""
+"""The `ozone` command: finds the subcommand, imports only its module, prints a mistake as one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Levels as a table; one frozen, resolved config; where every value came from. Imports nothing of ours but errors."""
+"""Levels as a table; one frozen, resolved config; where every value came from."""
 
 from __future__ import annotations
 

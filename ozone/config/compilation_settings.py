@@ -1,4 +1,4 @@
-"""Resolution of `compilation_config.*` and `kernel_config.*`: requirements of user values, then the level's table."""
+"""Resolution of `compilation_config.*` and `kernel_config.*`: what user values need, then the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`custom_ops`: which ops it governs and what a list of `all`, `none`, `+op`, `-op` says about one of them."""
+"""`custom_ops`: which ops it governs, and what a list of `all`, `none`, `+op`, `-op` says about one."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
@@ -103,10 +104,8 @@ class Leaves:
     def _set_in_mapping(self, key: str, name: str, value: object) -> None:
         before = dict(self.settings[key].value) if key in self.settings else {}
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):  # a bare word is text
                 value = json.loads(value)
-            except ValueError:
-                pass  # a bare word is text
         before.pop(name, None)
         if value is not None:
             before[name] = value

@@ -13,7 +13,7 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def compile_ranges(endpoints: Sequence[int], max_num_batched_tokens: int) -> tuple[tuple[int, int], ...]:
-    """The ranges of token counts, both ends included, that `endpoints` cut `[1, max_num_batched_tokens]` into."""
+    """The ranges of token counts, both ends included, that `endpoints` cut `[1, max]` into."""
     if not endpoints:
         return ()
     inner = {end for end in endpoints if end < max_num_batched_tokens}

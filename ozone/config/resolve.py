@@ -26,13 +26,16 @@ from ozone.config.schema import (
     SchedulerConfig,
     Setting,
 )
+from ozone.config.unbuilt import unbuilt
 from ozone.errors import ConfigError
+
+__all__ = ["resolve", "resolve_settings", "unbuilt"]
 
 _LEVEL = "optimization_level"
 
 
 def resolve(args: EngineArgs, model: ModelConfig | None, platform: PlatformFacts) -> OzoneConfig:
-    """Decide everything. `ConfigError` where two values of the user contradict each other or one is impossible.
+    """Decide everything. `ConfigError` where two user values contradict each other or one is impossible.
 
     `model` may be None, where only settings are of interest.
     """

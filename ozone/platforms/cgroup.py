@@ -1,4 +1,4 @@
-"""Limits that a container puts on this process: cgroup v2 and v1, the process's own group and all above it."""
+"""Limits that a container puts on this process: cgroup v2 and v1, its own group and all above it."""
 
 from __future__ import annotations
 
