@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, overload
 
@@ -10,6 +9,8 @@ from ozone.config.model import AttentionKind
 from ozone.errors import ModelFileError
 from ozone.weights.files import shown
 
+MAX_LAYERS = 1 << 16
+MAX_NUMBER = 1e15
 MAX_SIZE = 1 << 31  # no dimension, count or context length of a model comes near it
 
 
@@ -49,6 +50,10 @@ class Fields:
             raise self.fail(key, f"is {shown(value)}, not a whole number from 1 to {most}")
         return value
 
+    def count(self, key: str) -> int:
+        """A required whole number that may be zero."""
+        return 0 if self.values.get(key) == 0 else self.size(key)
+
     @overload
     def number(self, key: str, default: float, *, positive: bool = True) -> float: ...
     @overload
@@ -58,7 +63,7 @@ class Fields:
         value = self.values.get(key)
         if value is None:
             return default
-        if type(value) not in (int, float) or not _is_finite(value) or (positive and value <= 0):
+        if type(value) not in (int, float) or not abs(value) <= MAX_NUMBER or (positive and value <= 0):
             raise self.fail(key, f"is {shown(value)}, not a {'positive ' if positive else ''}finite number")
         return float(value)
 
@@ -117,10 +122,3 @@ def check_heads(fields: Fields, num_heads: int, num_kv_heads: int, head_dim: int
 def attention_kinds(sliding: Iterable[bool]) -> tuple[AttentionKind, ...]:
     """`ModelConfig.layer_types` from one truth value per layer."""
     return tuple("sliding_attention" if layer else "full_attention" for layer in sliding)
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of floats
-        return False

@@ -47,16 +47,24 @@ def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(data) > max_bytes:
         raise ModelFileError(f"{path}: larger than {max_bytes >> 20} MB")
+    return decode_text(data, str(path))
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """UTF-8 bytes as text."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise ModelFileError(f"{path}: not UTF-8 text") from None
+        raise ModelFileError(f"{where}: not UTF-8 text") from None
 
 
-def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object; NaN, infinities and anything that is not an object are refused."""
+def parse_json_object(text: str, where: str, *, unique_keys: bool = False) -> dict[str, Any]:
+    """A JSON object; NaN, infinities and anything that is not an object are refused, and with
+    `unique_keys` so is a key that occurs twice in one object."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, parse_constant=_refuse_constant, object_pairs_hook=_unique if unique_keys else None
+        )
     except RecursionError:
         raise ModelFileError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:
@@ -78,3 +86,10 @@ def read_json_if_present(path: Path) -> Mapping[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return value

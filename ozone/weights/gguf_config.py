@@ -15,9 +15,10 @@ import numpy as np
 from ozone.config.families import FAMILIES, Family
 from ozone.config.model import AttentionKind, ModelConfig, RopeConfig
 from ozone.errors import ModelFileError
-from ozone.weights.fields import Fields, attention_kinds, check_heads
+from ozone.weights.fields import MAX_LAYERS, Fields, attention_kinds, check_heads
 from ozone.weights.files import shown
 from ozone.weights.gguf_file import GGUFFile, StringArray
+from ozone.weights.rope import usable_context
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
 GEMMA3_SLIDING_PATTERN = 6
@@ -48,11 +49,12 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
     num_kv_heads = fields.per_layer_size("attention.head_count_kv", default=num_heads)
     head_dim = _head_dim(fields, hidden_size, num_heads)
     check_heads(fields, num_heads, num_kv_heads, head_dim)
-    num_layers = fields.size("block_count", most=1 << 16)
+    num_layers = fields.size("block_count", most=MAX_LAYERS)
     vocab_size = _vocab_size(file, hidden_size)
     sliding_window = fields.optional_size("attention.sliding_window")
     layer_types = _layer_types(fields, family, num_layers, sliding_window)
     rope, rope_local = _ropes(fields, file, family, head_dim)
+    context_length = fields.size("context_length")
     return ModelConfig(
         family="mistral" if family.name == "llama" and sliding_window else family.name,
         vocab_size=vocab_size,
@@ -63,7 +65,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon", 1e-6),
-        max_position=fields.size("context_length"),
+        max_position=context_length if family.name == "gemma3" else usable_context(context_length, rope),
         tie_word_embeddings="output.weight" not in file.tensors,
         attention_scale=_attention_scale(fields, family, num_layers, hidden_size, num_heads, head_dim),
         layer_types=layer_types,
@@ -144,9 +146,9 @@ def _layer_types(
     fields: _ArchitectureFields, family: Family, num_layers: int, window: int | None
 ) -> tuple[AttentionKind, ...]:
     if window is None:
-        return ("full_attention",) * num_layers
+        return attention_kinds([False] * num_layers)
     if family.name != "gemma3":
-        return ("sliding_attention",) * num_layers
+        return attention_kinds([True] * num_layers)
     pattern = fields.values.get("attention.sliding_window_pattern")
     if isinstance(pattern, np.ndarray) and pattern.dtype == np.bool_:
         if len(pattern) != num_layers:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ozone.config.model import ModelConfig
-from ozone.errors import ModelFileError
-from ozone.weights.embedded import DEFAULT_MODEL, embedded_model_path
+from ozone.weights.embedded import DEFAULT_MODEL
+from ozone.weights.files import read_json_if_present, read_json_object
 from ozone.weights.gguf_config import gguf_generation_config, read_gguf_config
 from ozone.weights.gguf_file import GGUFFile
 from ozone.weights.gguf_source import GGUFWeights
+from ozone.weights.hf_config import read_hf_config
+from ozone.weights.locate import find_model, find_tokenizer
+from ozone.weights.safetensors_source import SafetensorsWeights
 from ozone.weights.source import WeightSource
+from ozone.weights.tokenizer_files import read_named_tokenizer, read_tokenizer_files
+
+__all__ = ["DEFAULT_MODEL", "ModelFiles", "open_model"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class ModelFiles:
         """The tensors, mapped and checked against their file's bounds, not yet converted."""
         if self._gguf is not None:
             return GGUFWeights(self._gguf, self.config)
-        raise NotImplementedError
+        return SafetensorsWeights(self.path)
 
 
 def open_model(
@@ -58,15 +64,51 @@ def open_model(
     tokenizer: str | None = None,
     config_only: bool = False,
 ) -> ModelFiles:
-    """Finds a model and reads its config."""
-    path = embedded_model_path() if model == DEFAULT_MODEL else Path(model)
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file")
-    return open_gguf(model, path)
+    """Finds a model, downloading it where its name is a hub id, and reads everything but its weights.
+
+    Args:
+        model: a directory in Hugging Face's layout, a ``.gguf`` file, a hub id (``owner/name`` or
+            ``owner/name:file.gguf``), or ``smollm2``, the embedded default.
+        revision: branch, tag or commit on the hub.
+        download_dir: the hub cache's directory in place of huggingface_hub's own.
+        tokenizer: a directory, a ``tokenizer.json`` or a hub id to take the tokenizer from instead.
+        config_only: read, and download, no more than the config needs.
+
+    Raises `ModelFileError` where a file is missing, damaged or not supported.
+    """
+    path = find_model(model, revision=revision, download_dir=download_dir, config_only=config_only)
+    files = _open_directory(model, path, config_only) if path.is_dir() else _open_gguf(model, path)
+    if tokenizer is None or config_only:
+        return files
+    tokenizer_revision = revision if tokenizer == model else None
+    named = find_tokenizer(tokenizer, revision=tokenizer_revision, download_dir=download_dir)
+    override = read_named_tokenizer(named)
+    return replace(
+        files,
+        tokenizer_json=override.tokenizer_json,
+        tokenizer_config=override.tokenizer_config,
+        chat_template=override.chat_template or files.chat_template,
+    )
 
 
-def open_gguf(name: str, path: Path) -> ModelFiles:
-    """The model in one GGUF file."""
+def _open_directory(name: str, folder: Path, config_only: bool) -> ModelFiles:
+    config = read_hf_config(read_json_object(folder / "config.json"), str(folder / "config.json"))
+    if config_only:
+        return ModelFiles(name=name, path=folder, format="safetensors", config=config)
+    tokenizer = read_tokenizer_files(folder)
+    return ModelFiles(
+        name=name,
+        path=folder,
+        format="safetensors",
+        config=config,
+        tokenizer_json=tokenizer.tokenizer_json,
+        tokenizer_config=tokenizer.tokenizer_config,
+        generation_config=read_json_if_present(folder / "generation_config.json"),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def _open_gguf(name: str, path: Path) -> ModelFiles:
     file = GGUFFile(path)
     template = file.metadata.get("tokenizer.chat_template")
     return ModelFiles(

@@ -1,0 +1,103 @@
+"""The tensors of a Hugging Face directory: one safetensors file, or several with their index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ozone.errors import ModelFileError
+from ozone.weights.files import MAX_JSON_BYTES, parse_json_object, read_text, shown
+from ozone.weights.safetensors_file import SafetensorsFile
+from ozone.weights.source import RawTensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_SHARDS = 4096
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
+FOREIGN_PREFIX = "consolidated"  # the same weights once more, under another naming
+_NOT_WEIGHTS = ".rotary_emb.inv_freq"  # a buffer that old checkpoints saved; it follows from the config
+
+
+class SafetensorsWeights:
+    """A `WeightSource` over the safetensors files of one directory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Maps and checks every file; `ModelFileError` where one is missing or not sound."""
+        self._folder = folder
+        if (folder / INDEX).is_file():
+            self._files, self._where = _open_shards(folder / INDEX)
+        else:
+            file = SafetensorsFile(single_file(folder))
+            self._files, self._where = [file], dict.fromkeys(file.tensors, file)
+        self._names = [name for name in self._where if not name.endswith(_NOT_WEIGHTS)]
+
+    @property
+    def path(self) -> str:
+        return str(self._folder)
+
+    def names(self) -> Collection[str]:
+        return self._names
+
+    def metadata(self) -> dict[str, Any]:
+        return {key: value for file in self._files for key, value in file.metadata.items()}
+
+    def get(self, name: str) -> RawTensor:
+        file = self._where.get(name)
+        if file is None:
+            raise ModelFileError(f"{self.path}: the tensor {name} is missing")
+        return file.get(name)
+
+
+def single_file(folder: Path) -> Path:
+    """The one safetensors file of a directory without an index."""
+    if (folder / SINGLE).is_file():
+        return folder / SINGLE
+    files = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith(FOREIGN_PREFIX))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise ModelFileError(f"{folder}: {len(files)} safetensors files, but no {INDEX} that joins them")
+    refuse_pickles(folder)
+    raise ModelFileError(f"{folder}: no safetensors files")
+
+
+def _open_shards(index: Path) -> tuple[list[SafetensorsFile], dict[str, SafetensorsFile]]:
+    weight_map = read_index(index)
+    files = {name: SafetensorsFile(index.parent / name) for name in sorted(set(weight_map.values()))}
+    for tensor, shard in weight_map.items():
+        if tensor not in files[shard].tensors:
+            raise ModelFileError(f"{index}: the tensor {shown(tensor)} is not in {shard}")
+    return list(files.values()), {tensor: files[shard] for tensor, shard in weight_map.items()}
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Tensor names and the file that each is in, every file one beside the index that exists."""
+    weight_map = parse_json_object(read_text(index, 4 * MAX_JSON_BYTES), str(index)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFileError(f"{index}: no weight_map")
+    names = {name if isinstance(name, str) else "" for name in weight_map.values()}
+    if len(names) > MAX_SHARDS:
+        raise ModelFileError(f"{index}: {len(names)} files are more than {MAX_SHARDS}")
+    for name in sorted(names):
+        if not _SHARD_NAME.fullmatch(name):
+            raise ModelFileError(f"{index}: {shown(name)} is not the name of a safetensors file beside it")
+        if not (index.parent / name).is_file():
+            raise ModelFileError(f"{index}: the file {name} that it names is missing")
+    return weight_map
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises where a directory's weights are pickles."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in PICKLED:
+            raise pickle_refused(path)
+
+
+def pickle_refused(path: Path) -> ModelFileError:
+    """The error for weights that cannot be opened without running what is in them."""
+    return ModelFileError(
+        f"{path}: pickle files can run code when they are opened; convert the model to safetensors"
+    )
