@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,8 @@ class Conversation:
 
     def run(self) -> None:
         """Read lines until end of file or ``/quit``."""
-        try:
+        with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives input() a history and line editing)
-        except ImportError:
-            pass
         prompt = "> " if sys.stdin.isatty() else ""
         while True:
             try:
