@@ -1,10 +1,21 @@
-"""The state of one sequence while the engine works on it."""
+"""The state of one sequence while the engine works on it, and the user request it belongs to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ozone.engine.outputs import LogprobsOfToken, RequestDelta, RequestMetrics
+
+if TYPE_CHECKING:
+    from ozone.engine.output_text import OutputText
+    from ozone.engine.sampling_params import SamplingParams
+    from ozone.engine.sampling_state import SamplingState
+
 
 class Request:
-    """One sequence (one of a user request's `n` completions). The runner reads only these fields.
+    """One sequence (one of a user request's `n` completions). The runner reads only the first five fields.
 
     Attributes:
         request_id: unique within the engine.
@@ -12,10 +23,93 @@ class Request:
         num_prompt_tokens: how many of them are the prompt.
         block_ids: blocks of the KV cache that hold its positions, in order.
         num_computed_tokens: positions already in the KV cache.
+
+        group: the user request; index: which of its completions this is.
+        order: place in line, lower first: (priority, arrival, index). Kept when it is preempted.
+        end_token_ids: tokens that end it; eos_token_ids: those of them that the model ends with itself.
+        max_total_tokens: generation ends with ``length`` at this many tokens, prompt included.
+        block_hashes: chained hashes of the full blocks of `token_ids`, as far as they were needed.
+        num_registered_blocks: leading blocks that the block pool knows by hash.
+        wants_prompt_logprobs: every row of the prompt's logits is still wanted.
+    """
+
+    __slots__ = (
+        "block_hashes",
+        "block_ids",
+        "end_token_ids",
+        "eos_token_ids",
+        "group",
+        "index",
+        "is_running",
+        "max_total_tokens",
+        "metrics",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_prompt_tokens",
+        "num_registered_blocks",
+        "order",
+        "output_text",
+        "prompt_logprobs",
+        "request_id",
+        "sampling",
+        "token_ids",
+        "wants_prompt_logprobs",
+    )
+
+    def __init__(
+        self,
+        group: RequestGroup,
+        index: int,
+        token_ids: list[int],
+        *,
+        order: tuple[int, int, int],
+        max_total_tokens: int,
+        eos_token_ids: frozenset[int],
+        end_token_ids: frozenset[int],
+        sampling: SamplingState,
+        output_text: OutputText | None,
+        metrics: RequestMetrics,
+    ) -> None:
+        self.request_id = group.request_id if index == 0 else f"{group.request_id}/{index}"
+        self.token_ids = token_ids
+        self.num_prompt_tokens = len(self.token_ids)
+        self.block_ids: list[int] = []
+        self.num_computed_tokens = 0
+
+        self.group = group
+        self.index = index
+        self.order = order
+        self.max_total_tokens = max_total_tokens
+        self.eos_token_ids = eos_token_ids
+        self.end_token_ids = end_token_ids
+        self.sampling = sampling
+        self.output_text = output_text
+        self.metrics = metrics
+
+        self.is_running = False
+        self.block_hashes: list[bytes] = []
+        self.num_registered_blocks = 0
+        self.num_cached_tokens: int | None = None
+        # Completions share their prompt: the first one reports on it.
+        self.wants_prompt_logprobs = index == 0 and group.params.prompt_logprobs is not None
+        self.prompt_logprobs: list[LogprobsOfToken | None] = [None]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+
+@dataclass(slots=True, eq=False)
+class RequestGroup:
+    """One user request: `n` completions of one prompt and where their deltas go.
+
+    `unfinished` holds the completions that have not ended, by index. `held` are those that wait until
+    the first one has computed the prompt, so that they find its blocks.
     """
 
     request_id: str
-    token_ids: list[int]
-    num_prompt_tokens: int
-    block_ids: list[int]
-    num_computed_tokens: int
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    on_delta: Callable[[RequestDelta], None]
+    unfinished: dict[int, Request] = field(default_factory=dict)
+    held: list[Request] = field(default_factory=list)

@@ -1,0 +1,59 @@
+"""Log-probabilities of the model's own distribution: before temperature, penalties and truncation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ozone.engine.outputs import Logprob, LogprobsOfToken
+
+Row = NDArray[np.float32]
+
+
+def kth_largest(row: Row, k: int) -> float:
+    """The k-th largest value of `row`, 1 <= k <= len(row)."""
+    return float(np.partition(row, len(row) - k)[len(row) - k])
+
+
+def token_logprobs(
+    row: Row, token_id: int, count: int, token_text: Callable[[int], str] | None = None
+) -> LogprobsOfToken:
+    """`token_id`'s log-probability and rank, followed by those of the `count` most likely tokens.
+
+    Equally likely tokens rank by id. `row`: finite maximum, shape (vocab_size,).
+    """
+    top = row.max()
+    log_sum = float(top) + math.log(float(np.exp(row - top).sum(dtype=np.float64)))
+    value = row[token_id]
+    rank = 1 + int(np.count_nonzero(row > value)) + int(np.count_nonzero(row[:token_id] == value))
+    ranked = [(token_id, rank)]
+    if count:
+        ranked += [(token, place) for place, token in enumerate(_most_likely(row, count), 1)]
+    return {
+        token: Logprob(float(row[token]) - log_sum, place, token_text(token) if token_text else None)
+        for token, place in ranked
+    }
+
+
+def prompt_token_logprobs(
+    rows: Row, token_ids: Sequence[int], count: int, token_text: Callable[[int], str] | None = None
+) -> list[LogprobsOfToken]:
+    """`token_logprobs` of each (row, token that followed). Raises ValueError where a row is not finite."""
+    if not np.isfinite(rows.max(axis=1)).all():
+        raise ValueError("the model's logits are not finite (NaN or infinity) within the prompt")
+    return [
+        token_logprobs(row, token_id, count, token_text)
+        for row, token_id in zip(rows, token_ids, strict=True)
+    ]
+
+
+def _most_likely(row: Row, count: int) -> list[int]:
+    if count >= len(row):
+        candidates = np.arange(len(row))
+    else:
+        candidates = np.flatnonzero(row >= np.float32(kth_largest(row, count)))
+    order = np.argsort(-row[candidates], kind="stable")
+    return [int(token) for token in candidates[order[:count]]]

@@ -1,0 +1,140 @@
+"""What sampling keeps for one sequence: parameters as arrays, counts for penalties, random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ozone.engine.random_stream import TokenUniforms
+from ozone.engine.sampling_params import SamplingParams
+
+Logits = NDArray[np.float32]
+
+
+class TokenCounts:
+    """The distinct tokens of a sequence and how often each was generated; a new token costs O(1)."""
+
+    def __init__(self) -> None:
+        self._slot_of: dict[int, int] = {}
+        self._ids = np.empty(64, dtype=np.int64)
+        self._counts = np.empty(64, dtype=np.float32)
+
+    def add(self, token_ids: Sequence[int], *, generated: bool) -> None:
+        for token_id in token_ids:
+            slot = self._slot_of.get(token_id)
+            if slot is None:
+                slot = self._slot_of[token_id] = len(self._slot_of)
+                if slot == len(self._ids):
+                    self._ids = np.resize(self._ids, 2 * slot)
+                    self._counts = np.resize(self._counts, 2 * slot)
+                self._ids[slot] = token_id
+                self._counts[slot] = 0
+            self._counts[slot] += generated
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return self._ids[: len(self._slot_of)]
+
+    @property
+    def generated(self) -> Logits:
+        return self._counts[: len(self._slot_of)]
+
+
+class SamplingState:
+    """Everything that choosing one sequence's next token depends on besides the logits.
+
+    Attributes:
+        token_ids: the sequence's own list, prompt and output so far.
+        num_logprobs: most likely tokens to report, or None.
+        is_plain: greedy, nothing changes the logits, nothing is reported: an argmax will do.
+        changes_logits: penalties, biases or bans apply.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        token_ids: list[int],
+        *,
+        seed: int,
+        vocab_size: int,
+        end_token_ids: Collection[int] = (),
+        bad_words: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.token_ids = token_ids
+        self.num_prompt_tokens = len(token_ids)
+        self.temperature = params.temperature
+        self.top_k = params.top_k if params.top_k < vocab_size else 0
+        self.top_p = params.top_p
+        self.min_p = params.min_p
+        self.is_greedy = params.is_greedy
+        self.num_logprobs = vocab_size if params.logprobs == -1 else params.logprobs
+        self._uniforms = TokenUniforms(seed)
+
+        self._allowed = _ids(params.allowed_token_ids)
+        self._bad_words = [(list(word[:-1]), word[-1]) for word in bad_words]
+        self._min_tokens = params.min_tokens
+        self._end_token_ids = _ids(end_token_ids) if params.min_tokens else None
+        self._biased = _ids(params.logit_bias)
+        self._biases = np.array(list((params.logit_bias or {}).values()), dtype=np.float32)
+        self._repetition = params.repetition_penalty
+        self._frequency = params.frequency_penalty
+        self._presence = params.presence_penalty
+        has_penalty = self._repetition != 1 or self._frequency != 0 or self._presence != 0
+        self._counts = TokenCounts() if has_penalty else None
+        self._num_counted = 0
+
+        self.changes_logits = (
+            self._allowed is not None
+            or bool(self._bad_words)
+            or self._end_token_ids is not None
+            or self._biased is not None
+            or has_penalty
+        )
+        self.is_plain = self.is_greedy and not self.changes_logits and self.num_logprobs is None
+
+    def uniform(self) -> float:
+        """The random number for the next position."""
+        return self._uniforms.at(len(self.token_ids))
+
+    def change_logits(self, raw: Logits) -> Logits:
+        """Apply, in vLLM's order, what restricts or shifts the choice. Returns a new row."""
+        if self._allowed is not None:
+            row = np.full_like(raw, -np.inf)
+            row[self._allowed] = raw[self._allowed]
+        else:
+            row = raw.copy()
+        self._ban_bad_words(row)
+        if self._end_token_ids is not None and self._num_generated() < self._min_tokens:
+            row[self._end_token_ids] = -np.inf
+        if self._biased is not None:
+            row[self._biased] += self._biases
+        if self._counts is not None:
+            self._apply_penalties(row, self._counts)
+        return row
+
+    def _num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    def _ban_bad_words(self, row: Logits) -> None:
+        for beginning, last in self._bad_words:
+            size = len(beginning)
+            if size <= self._num_generated() and (not size or self.token_ids[-size:] == beginning):
+                row[last] = -np.inf
+
+    def _apply_penalties(self, row: Logits, counts: TokenCounts) -> None:
+        if self._num_counted == 0:
+            counts.add(self.token_ids[: self.num_prompt_tokens], generated=False)
+            self._num_counted = self.num_prompt_tokens
+        counts.add(self.token_ids[self._num_counted :], generated=True)
+        self._num_counted = len(self.token_ids)
+        values = row[counts.ids]
+        if self._repetition != 1:
+            values = np.where(values > 0, values / self._repetition, values * self._repetition)
+        values -= self._frequency * counts.generated + self._presence * (counts.generated > 0)
+        row[counts.ids] = values
+
+
+def _ids(token_ids: Collection[int] | None) -> NDArray[np.int64] | None:
+    return np.array(list(token_ids), dtype=np.int64) if token_ids else None
