@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ozone.config.args import EngineArgs
+from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.resolve import resolve, unbuilt
 from ozone.config.schema import OzoneConfig
 from ozone.engine.engine import Engine
@@ -110,7 +110,7 @@ def load(args: EngineArgs, *, timer: StartupTimer | None = None) -> LoadedModel:
     torch_side = _Background(lambda: _import_torch_side(timer))
     with timer.phase("model files"):
         files = open_model(
-            args.model_or_default(),
+            args.model or DEFAULT_MODEL,
             revision=args.revision,
             download_dir=args.download_dir,
             tokenizer=args.tokenizer,

@@ -1,0 +1,71 @@
+"""`ozone generate` and `ozone chat` from a shell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROMPT = "The capital of France is"
+
+
+def ozone(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ozone.cli.main", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_prompt_is_completed_and_timed() -> None:
+    result = ozone("generate", PROMPT, "-O0", "--temperature", "0", "--max-tokens", "4", "--stats")
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+    assert "weights" in result.stderr
+    assert "after process start" in result.stderr
+    assert "warning" not in result.stderr
+
+
+def test_a_level_whose_machinery_is_missing_says_so_in_one_line() -> None:
+    result = ozone("generate", PROMPT, "--max-tokens", "1")
+    warnings = [line for line in result.stderr.splitlines() if "warning" in line]
+    assert len(warnings) == 1, result.stderr
+    assert "-O0" in warnings[0]
+
+
+@pytest.mark.parametrize("source", ["stdin", "dash", "file"])
+def test_the_prompt_may_come_from_stdin_or_a_file(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text(PROMPT, encoding="utf-8")
+    arguments = {"stdin": [], "dash": ["-"], "file": ["--file", str(path)]}[source]
+    result = ozone("generate", *arguments, "-O0", "--temperature=0", "--max-tokens=4", "--json", stdin=PROMPT)
+    report = json.loads(result.stdout)
+    assert "Paris" in report["outputs"][0]["text"]
+    assert report["seconds_from_process_start_to_first_token"] > report["time_to_first_token_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needle"),
+    [
+        (["generate", "x", "--temperature", "hot"], "--temperature"),
+        (["generate", "x", "--temperature", "-1"], "temperature"),
+        (["generate", "x", "--top-q", "1"], "--top-p"),
+        (["generate", "x", "--model", "/no/such/dir"], "/no/such/dir"),
+        (["generate", "x", "--file", "y"], "--file"),
+        (["generate", "--file", "/no/such/file"], "/no/such/file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], needle: str) -> None:
+    result = ozone(*arguments)
+    assert result.returncode == 2
+    assert needle in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_a_chat_remembers_and_obeys_its_commands() -> None:
+    lines = "What is the capital of France?\n/stats\n/nonsense\n/reset\n/quit\n"
+    result = ozone("chat", "-O0", "--temperature", "0", "--max-tokens", "16", stdin=lines)
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+    assert "tokens/s" in result.stdout
+    assert "there is no command /nonsense" in result.stdout
