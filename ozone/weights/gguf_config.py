@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ozone.errors import ModelFileError
 from ozone.weights.fields import MAX_LAYERS, Fields, attention_kinds, check_heads
 from ozone.weights.files import shown
 from ozone.weights.gguf_file import GGUFFile, StringArray
-from ozone.weights.rope import usable_context
+from ozone.weights.rope import DEFAULT_THETA, GEMMA3_GLOBAL_THETA, usable_context
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
 GEMMA3_SLIDING_PATTERN = 6
@@ -181,17 +182,28 @@ def _ropes(
     if rotated > head_dim or rotated % 2:
         raise fields.fail("rope.dimension_count", f"{rotated} does not fit heads of {head_dim}")
     is_gemma = family.name == "gemma3"
-    scaling = fields.choice("rope.scaling.type", ("none", "linear", "yarn"), "none")
-    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
-    if scaling == "none" and factor != 1.0:
-        scaling = "linear"
-    kind: Literal["none", "linear", "yarn"] = (
-        "none" if factor == 1.0 else "yarn" if scaling == "yarn" else "linear"
+    rope = replace(
+        _scaled_rope(fields),
+        theta=fields.number("rope.freq_base", GEMMA3_GLOBAL_THETA if is_gemma else DEFAULT_THETA),
+        partial=rotated / head_dim,
+        frequency_factors=_frequency_factors(file, rotated),
     )
+    if not is_gemma:
+        return rope, None
+    local_theta = fields.number("rope.freq_base_swa", DEFAULT_THETA)
+    return rope, RopeConfig(theta=local_theta, partial=rotated / head_dim)
+
+
+def _scaled_rope(fields: _ArchitectureFields) -> RopeConfig:
+    factor = fields.number("rope.scaling.factor", fields.number("rope.scale_linear", 1.0))
+    scaling = fields.choice("rope.scaling.type", ("none", "linear", "yarn"), "linear")
+    if scaling == "none" or factor == 1.0:
+        return RopeConfig()
+    if scaling == "linear":
+        return RopeConfig(scaling="linear", factor=factor)
     magnitude = fields.number("rope.scaling.attn_factor")
-    rope = RopeConfig(
-        theta=fields.number("rope.freq_base", 1_000_000.0 if is_gemma else 10_000.0),
-        scaling=kind,
+    return RopeConfig(
+        scaling="yarn",
         factor=factor,
         original_max_position=fields.size(
             "rope.scaling.original_context_length", fields.size("context_length")
@@ -200,12 +212,7 @@ def _ropes(
         attention_factor=magnitude and magnitude * (0.1 * math.log(max(factor, 1.0)) + 1.0),
         beta_fast=fields.number("rope.scaling.yarn_beta_fast", 32.0),
         beta_slow=fields.number("rope.scaling.yarn_beta_slow", 1.0),
-        partial=rotated / head_dim,
-        frequency_factors=_frequency_factors(file, rotated),
     )
-    if not is_gemma:
-        return rope, None
-    return rope, RopeConfig(theta=fields.number("rope.freq_base_swa", 10_000.0), partial=rotated / head_dim)
 
 
 def _frequency_factors(file: GGUFFile, rotated: int) -> tuple[float, ...] | None:
