@@ -5,22 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
 from ozone.config.args import EngineArgs
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
+from ozone.config.keys import KEYS
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
 from ozone.config.resolve import resolve
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import plain, show
 from ozone.errors import ModelFileError
+from ozone.native import library
 from ozone.platforms.cpu import detect
 
 _DESCRIPTION = """\
 Show what would be in force with these flags: every setting, its value, who set it and why.
 Without MODEL the settings are those of the default model, if it is installed."""
+
+
+# Wider than any line.
+_NO_WRAP = 10_000
 
 
 def main(argv: list[str]) -> int:
@@ -31,16 +38,12 @@ def main(argv: list[str]) -> int:
     add_engine_arguments(parser, model="both")
     namespace = parser.parse_args(argv)
     args = engine_args(namespace)
-    facts = detect()
+    facts = dataclasses.replace(detect(), native=library() is not None)
     config = resolve(args, _read_model(args), facts)
     if namespace.json:
         print(json.dumps(as_json(config), indent=2))
     else:
-        print(
-            as_text(
-                config, facts, verbose=namespace.verbose, width=shutil.get_terminal_size((120, 24)).columns
-            )
-        )
+        print(as_text(config, facts, verbose=namespace.verbose, width=_width()))
     return 0
 
 
@@ -72,7 +75,10 @@ def as_json(config: OzoneConfig) -> dict[str, dict[str, object]]:
 def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: int) -> str:
     """The settings as a table that fits `width` columns, then the notices."""
     rows = [("setting", "value", "set by", "why")]
-    rows += [(key, show(s.value), s.origin, s.reason) for key, s in config.settings.items()]
+    rows += [
+        (KEYS[key].flag, show(setting.value), _short(setting.origin), setting.reason)
+        for key, setting in config.settings.items()
+    ]
     if verbose:
         rows += [("", "", "", "")]
         rows += [
@@ -85,26 +91,37 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
     return "\n".join(lines)
 
 
+def _short(origin: str) -> str:
+    """`required by KEY` with the key as a command line spells it."""
+    before, required, key = origin.partition("required by ")
+    return before + required + (KEYS[key].flag if key in KEYS else key)
+
+
+def _width() -> int:
+    """Columns to wrap to; a file or a pipe gets one line for each setting."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _NO_WRAP
+
+
 def _fact(value: object) -> str:
     return ", ".join(sorted(value)) or "none" if isinstance(value, frozenset) else show(value)
 
 
 def _table(rows: Sequence[tuple[str, str, str, str]], width: int) -> list[str]:
-    """Aligned columns; the last two wrap, and a narrow terminal gets what fits."""
-    key_width = max(len(row[0]) for row in rows)
-    value_width = min(max(len(row[1]) for row in rows), 28)
-    origin_width = 20
-    reason_width = max(20, width - key_width - value_width - origin_width - 6)
-    widths = (key_width, value_width, origin_width, reason_width)
+    """Aligned columns; all but the first wrap where the terminal is narrow."""
+    longest = [max(len(row[column]) for row in rows) for column in range(4)]
+    if sum(longest) + 6 > width:
+        longest[1] = min(longest[1], 24)
+        longest[2] = min(longest[2], 20)
+        longest[3] = max(20, width - sum(longest[:3]) - 6)
     lines = []
     for row in rows:
-        cells = [_wrap(text, size) for text, size in zip(row, widths, strict=True)]
+        cells = [_wrap(text, size) for text, size in zip(row, longest, strict=True)]
         for index in range(max(map(len, cells))):
-            parts = [cell[index] if index < len(cell) else "" for cell in cells]
-            padded = (f"{part:<{size}}" for part, size in zip(parts, widths, strict=True))
+            parts = (cell[index] if index < len(cell) else "" for cell in cells)
+            padded = (f"{part:<{size}}" for part, size in zip(parts, longest, strict=True))
             lines.append("  ".join(padded).rstrip())
     return lines
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    return textwrap.wrap(text, max(width, 1), break_on_hyphens=False) or [""]

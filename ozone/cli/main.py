@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -98,19 +97,14 @@ def _unknown(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ozone` script: exit code 2 and one line for a user's mistake, 130 for Ctrl-C."""
-    try:
+    from ozone.entrypoints.console import run_program
+
+    def program() -> int:
         code = run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return code
-    except OzoneError as error:
-        print(f"ozone: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+    return run_program(program)
 
 
 if __name__ == "__main__":

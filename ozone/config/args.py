@@ -11,17 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ozone.config.keys import COMPILATION, ENGINE_KEYS, KERNEL
-from ozone.config.leaves import Leaves, UserValue
+from ozone.config.leaves import EAGER_FLAG, Leaves, UserValue
 from ozone.config.objects import CompilationConfig, KernelConfig
-from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, nearest
+from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, nearest, refusal
+from ozone.config.values import boolean, show
 from ozone.errors import ConfigError
 
 DEFAULT_MODEL = "smollm2"
 
-_EAGER = {"mode": "NONE", "cudagraph_mode": "NONE"}
+# What `enforce_eager` stands for.
+EAGER = {COMPILATION + "mode": "NONE", COMPILATION + "cudagraph_mode": "NONE"}
 _CONFIG_OBJECTS = {"compilation_config": COMPILATION, "kernel_config": KERNEL}
-# vLLM's flags for single leaves of the compilation config.
-LEAF_FLAGS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size")
+# vLLM's flags for single leaves of the config objects.
+LEAF_FLAGS: dict[str, str] = {
+    "cudagraph_capture_sizes": COMPILATION + "cudagraph_capture_sizes",
+    "max_cudagraph_capture_size": COMPILATION + "max_cudagraph_capture_size",
+    "enable_flashinfer_autotune": KERNEL + "enable_flashinfer_autotune",
+}
 
 
 @dataclass
@@ -59,6 +65,7 @@ class EngineArgs:
     enforce_eager: bool | None = None
     cudagraph_capture_sizes: Sequence[int] | str | None = None
     max_cudagraph_capture_size: int | str | None = None
+    enable_flashinfer_autotune: bool | None = None
     compilation_config: Mapping[str, Any] | CompilationConfig | Leaves | str | None = None
     kernel_config: Mapping[str, Any] | KernelConfig | Leaves | str | None = None
     ignored: tuple[str, ...] = ()
@@ -76,8 +83,8 @@ class EngineArgs:
                 if value not in (None, False):
                     raise ConfigError(f"{name}: {ANSWERS[name]}")
             elif name in REFUSED_FLAGS:
-                if value is not None:
-                    raise ConfigError(f"vLLM has {name}; Ozone does not (yet): {REFUSED_FLAGS[name]}")
+                if value not in (None, False):
+                    raise ConfigError(refusal(name, REFUSED_FLAGS[name]))
             elif name in IGNORED_FLAGS:
                 ignored.append(f"{name} is accepted without effect: {IGNORED_FLAGS[name].reason}")
             else:
@@ -94,23 +101,21 @@ class EngineArgs:
             if value is not None and not _means_unset(key.name, value):
                 parsed = key.kind(value, key.flag)
                 leaves.settings[key.key] = UserValue(parsed, key.flag)
-        for name in LEAF_FLAGS:
-            leaves.set(COMPILATION + name, getattr(self, name), "--" + name.replace("_", "-"))
         for name, prefix in _CONFIG_OBJECTS.items():
             _merge_object(leaves, prefix, getattr(self, name))
-        if self.enforce_eager:
-            set_eager(leaves, check=True)
+        for name, leaf in LEAF_FLAGS.items():
+            if (value := getattr(self, name)) is not None:
+                leaves.agree(leaf, value, f"--{name.replace('_', '-')}={show(value)}")
+        if self.enforce_eager is not None and boolean(self.enforce_eager, EAGER_FLAG):
+            for leaf, value in EAGER.items():
+                leaves.agree(leaf, value, EAGER_FLAG)
         return leaves.settings, leaves.notices
 
 
-def set_eager(leaves: Leaves, *, check: bool = False) -> None:
-    """What `--enforce-eager` stands for. With `check`, another user value for the same leaf is an error."""
-    for name, value in _EAGER.items():
-        key = COMPILATION + name
-        before = leaves.settings.get(key)
-        if check and before is not None and before.value.name != value:
-            raise ConfigError(f"--enforce-eager and {before.flag} contradict each other")
-        leaves.set(key, value, "--enforce-eager")
+def set_eager(leaves: Leaves) -> None:
+    """What `--enforce-eager` does at its place in a command line."""
+    for leaf, value in EAGER.items():
+        leaves.set(leaf, value, EAGER_FLAG)
 
 
 def _means_unset(name: str, value: object) -> bool:

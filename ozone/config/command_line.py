@@ -13,9 +13,18 @@ from typing import Any, Literal, NoReturn
 
 from ozone.config import values
 from ozone.config.args import LEAF_FLAGS, EngineArgs, set_eager
-from ozone.config.keys import COMPILATION, COMPILATION_KEYS, ENGINE_KEYS, KERNEL, KERNEL_KEYS, Key
-from ozone.config.leaves import Leaves
-from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, nearest
+from ozone.config.keys import (
+    COMPILATION,
+    COMPILATION_KEYS,
+    ENGINE_KEYS,
+    KERNEL,
+    KERNEL_KEYS,
+    KEYS,
+    LIST_KEYS,
+    Key,
+)
+from ozone.config.leaves import EAGER_FLAG, Leaves
+from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, SHORT_FLAGS, nearest, refusal
 from ozone.errors import ConfigError
 
 _OBJECT = re.compile(r"(-cc|--compilation-config|--kernel-config)(?:\.([^=+]+?))?(\+?=)(.*)", re.DOTALL)
@@ -52,7 +61,8 @@ class ArgumentParser(argparse.ArgumentParser):
         result: list[str] = []
         waiting = iter(words)
         for word in waiting:
-            if word == "--":
+            ends_here = self._subparsers is not None and not word.startswith("-")
+            if word == "--" or ends_here:  # the rest belongs to positionals, or to a parser below this one
                 result += [word, *waiting]
                 break
             if not word.startswith("-") or word == "-" or _NUMBER.match(word) or " " in word.split("=", 1)[0]:
@@ -93,37 +103,40 @@ class ArgumentParser(argparse.ArgumentParser):
         return [f"{long}={path}{operator}{value}"]
 
     def _respell_switch(self, flag: str, value: str) -> list[str]:
+        """`--flag=false` as `--no-flag`."""
         action = self._option_string_actions[flag]
-        if not isinstance(action, argparse.BooleanOptionalAction):
+        negative = next((s for s in action.option_strings if s.startswith("--no-")), None)
+        if action.nargs != 0 or negative is None:
             return [f"{flag}={value}"]
         on = values.boolean(value, flag) != flag.startswith("--no-")
-        strings = action.option_strings
-        return [next(s for s in strings if s.startswith("--no-") != on)]
+        return [next(s for s in action.option_strings if s.startswith("--no-") != on)]
 
     def _unknown(self, flag: str) -> str:
-        name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
-        name = _UPSTREAM_SHORT.get(flag, name)
+        name = SHORT_FLAGS.get(flag, flag.lstrip("-").removeprefix("no-").replace("-", "_"))
         if "--tensor-parallel-size" in self._option_string_actions:  # an engine's command line
             if name in ANSWERS:
                 return f"{flag}: {ANSWERS[name]}"
             if name in REFUSED_FLAGS:
-                return f"vLLM has {flag}; Ozone does not (yet): {REFUSED_FLAGS[name]}"
+                return refusal(flag, REFUSED_FLAGS[name])
         return f"there is no flag {flag}{nearest(flag, self._option_string_actions)}"
 
 
-_UPSTREAM_SHORT = {
-    "-q": "quantization",
-    "-pp": "pipeline_parallel_size",
-    "-dp": "data_parallel_size",
-}
-
-
-class _ObjectAction(argparse.Action):
-    """Merges one `KEY=VALUE`, `KEY+=VALUE` or JSON object into the leaves set so far."""
+class _LeavesAction(argparse.Action):
+    """An action that changes the config objects' leaves set so far, in the order of the command line."""
 
     def __call__(self, parser: Any, namespace: Any, given: Any, option_string: str | None = None) -> None:
-        leaves = _leaves(namespace)
-        prefix = COMPILATION if self.dest == "compilation_config" else KERNEL
+        del parser
+        self.change(_leaves(namespace), given, option_string or "")
+
+    def change(self, leaves: Leaves, given: Any, flag: str) -> None:
+        raise NotImplementedError
+
+
+class _ObjectAction(_LeavesAction):
+    """One `KEY=VALUE`, `KEY+=VALUE` or JSON object."""
+
+    def change(self, leaves: Leaves, given: Any, flag: str) -> None:
+        prefix = KERNEL if flag == "--kernel-config" else COMPILATION
         path, equals, value = given.partition("=")
         if given.lstrip().startswith("{") or not equals:
             leaves.merge(prefix, given)
@@ -131,26 +144,31 @@ class _ObjectAction(argparse.Action):
             leaves.assign(prefix, path.removesuffix("+"), value, append=path.endswith("+"))
 
 
-class _LeafAction(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, given: Any, option_string: str | None = None) -> None:
-        value = ",".join(given) if isinstance(given, list) else given
-        _leaves(namespace).set(COMPILATION + self.dest, value, option_string)
+class _LeafAction(_LeavesAction):
+    """A flag that is short for one leaf."""
+
+    def change(self, leaves: Leaves, given: Any, flag: str) -> None:
+        key = LEAF_FLAGS[self.dest]
+        value: object = ",".join(given) if isinstance(given, list) else given
+        if self.nargs == 0:
+            value = not flag.startswith("--no-")
+        leaves.set(key, value, f"--{self.dest.replace('_', '-')}={value}")
 
 
-class _EagerAction(argparse.BooleanOptionalAction):
-    def __call__(self, parser: Any, namespace: Any, given: Any, option_string: str | None = None) -> None:
-        leaves = _leaves(namespace)
-        if option_string is not None and not option_string.startswith("--no-"):
+class _EagerAction(_LeavesAction):
+    def change(self, leaves: Leaves, given: Any, flag: str) -> None:
+        del given
+        if not flag.startswith("--no-"):
             set_eager(leaves)
             return
-        for key in [k for k, user in leaves.settings.items() if user.flag == "--enforce-eager"]:
+        for key in [key for key, user in leaves.settings.items() if user.flag == EAGER_FLAG]:
             del leaves.settings[key]
 
 
-class _IgnoredAction(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, given: Any, option_string: str | None = None) -> None:
-        reason = IGNORED_FLAGS[self.dest.removeprefix("ignored_")].reason
-        _leaves(namespace).notices.append(f"{option_string} is accepted without effect: {reason}")
+class _IgnoredAction(_LeavesAction):
+    def change(self, leaves: Leaves, given: Any, flag: str) -> None:
+        del given
+        leaves.ignore(flag, IGNORED_FLAGS[self.dest.removeprefix("ignored_")].reason)
 
 
 def _leaves(namespace: argparse.Namespace) -> Leaves:
@@ -163,30 +181,35 @@ def _leaves(namespace: argparse.Namespace) -> Leaves:
 def add_engine_arguments(
     parser: argparse.ArgumentParser, *, model: Literal["positional", "flag", "both"]
 ) -> None:
-    """Add every flag of the engine. `model` says how the model is named: `MODEL`, `--model MODEL` or either."""
+    """Add every flag of the engine. `model`: the model is named `MODEL`, `--model MODEL` or either."""
     groups = {
         "model": parser.add_argument_group("model"),
         "cache": parser.add_argument_group("KV cache"),
         "scheduler": parser.add_argument_group("scheduler"),
-        "parallel": parser.add_argument_group("threads"),
+        "parallel": parser.add_argument_group("threads and processes"),
     }
     levels = parser.add_argument_group("levels and what they set")
     if model in ("positional", "both"):
-        parser.add_argument(
-            "model_argument", nargs="?", metavar="MODEL", help=_help(ENGINE_KEYS["model.model"])
-        )
+        key = ENGINE_KEYS["model.model"]
+        parser.add_argument("model_argument", nargs="?", metavar="MODEL", help=_help(key))
     for key in ENGINE_KEYS.values():
-        group = groups.get(key.key.partition(".")[0], levels)
         if key.name != "model" or model != "positional":
-            _add_key(group, key)
+            _add_key(groups.get(key.key.partition(".")[0], levels), key)
     _add_objects(levels)
+    _add_leaf_flags(levels)
     for name, ignored in IGNORED_FLAGS.items():
-        nargs: Any = {0: 0, 1: None, -1: "*"}[ignored.values]
-        options = {"nargs": nargs, "action": _IgnoredAction, "help": argparse.SUPPRESS}
-        flags = ["--" + name.replace("_", "-")]
-        if ignored.values == 0:
-            flags.append("--no-" + name.replace("_", "-"))
-        parser.add_argument(*flags, dest="ignored_" + name, default=argparse.SUPPRESS, **options)
+        flags = [_flag(name)] if ignored.takes_value else [_flag(name), _flag("no_" + name)]
+        parser.add_argument(
+            *flags,
+            dest="ignored_" + name,
+            action=_IgnoredAction,
+            nargs=None if ignored.takes_value else 0,
+            help=argparse.SUPPRESS,
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _add_key(group: argparse._ArgumentGroup, key: Key) -> None:
@@ -220,34 +243,37 @@ def _add_objects(group: argparse._ArgumentGroup) -> None:
         help="kernels, likewise; keys: " + ", ".join(name.removeprefix(KERNEL) for name in KERNEL_KEYS),
     )
     group.add_argument(
-        "--enforce-eager",
+        EAGER_FLAG,
+        "--no-enforce-eager",
         action=_EagerAction,
-        default=None,
+        nargs=0,
         help="no compilation, no graphs: -cc.mode=NONE -cc.cudagraph_mode=NONE",
     )
-    for name in LEAF_FLAGS:
-        several = COMPILATION_KEYS[COMPILATION + name].kind is not COMPILATION_KEYS[_MAX_SIZE].kind
+
+
+def _add_leaf_flags(group: argparse._ArgumentGroup) -> None:
+    for name, key in LEAF_FLAGS.items():
+        switch = KEYS[key].kind is values.boolean
+        nargs: Any = 0 if switch else ("+" if key in LIST_KEYS else None)
+        flags = [_flag(name), _flag("no_" + name)] if switch else [_flag(name)]
         group.add_argument(
-            "--" + name.replace("_", "-"),
+            *flags,
+            dest=name,
             action=_LeafAction,
             metavar="N",
-            nargs="+" if several else None,
-            help=f"the same as -cc.{name}",
+            nargs=nargs,
+            help=f"the same as {KEYS[key].flag}",
         )
-
-
-_MAX_SIZE = COMPILATION + "max_cudagraph_capture_size"
 
 
 def engine_args(namespace: argparse.Namespace) -> EngineArgs:
     """The engine's arguments from what `add_engine_arguments` added; `ConfigError` on a bad value."""
-    given = {key.name: getattr(namespace, key.name, None) for key in ENGINE_KEYS.values()}
+    given: dict[str, Any] = {key.name: getattr(namespace, key.name, None) for key in ENGINE_KEYS.values()}
     positional = getattr(namespace, "model_argument", None)
     if positional is not None:
         if given["model"] not in (None, positional):
             raise ConfigError(f"the model is named twice: {positional} and --model {given['model']}")
         given["model"] = positional
-    leaves = _leaves(namespace)
-    args = EngineArgs(**given, compilation_config=leaves)
+    args = EngineArgs(**given, compilation_config=_leaves(namespace))
     args.user_settings()
     return args

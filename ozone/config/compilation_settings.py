@@ -6,11 +6,13 @@ import os
 from typing import Any
 
 from ozone.config.custom_ops import all_enabled, custom_op_enabled
+from ozone.config.idle import note_idle_values
 from ozone.config.levels import (
     FUSIONS,
     PLATFORM_DEFAULT,
     TABLE,
     Situation,
+    activation_op,
     capabilities,
 )
 from ozone.config.ranges import resolve_ranges
@@ -29,6 +31,7 @@ AUTOTUNE = "kernel_config.enable_flashinfer_autotune"
 
 _PIECES = {CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL_AND_PIECEWISE}
 _FULL = {CUDAGraphMode.FULL, CUDAGraphMode.FULL_DECODE_ONLY, CUDAGraphMode.FULL_AND_PIECEWISE}
+_KERNELS_ONLY = "without compilation a full graph records kernels, so that every op must be a custom op"
 # The ops at which a traced model is split, and between which pieces replay.
 ATTENTION_OPS = ("attention",)
 
@@ -46,6 +49,7 @@ def resolve_compilation(r: Resolution) -> None:
     resolve_ranges(r)
     _resolve_rest(r)
     r.put(AUTOTUNE, TABLE[AUTOTUNE][r.level], r.level_origin, "table of levels")
+    note_idle_values(r)
 
 
 def situation(r: Resolution) -> Situation:
@@ -82,8 +86,7 @@ def _user_passes(r: Resolution) -> list[str]:
 
 
 def _fusion_ops(r: Resolution, key: str) -> tuple[str, ...]:
-    gelu = r.model is not None and r.model.hidden_act.startswith("gelu")
-    activation = "gelu_and_mul" if gelu else "silu_and_mul"
+    activation = activation_op(r.model)
     return tuple(activation if op == "activation" else op for op in FUSIONS[key].ops)
 
 
@@ -97,22 +100,20 @@ def _require_for_passes(r: Resolution) -> None:
 
 
 def _resolve_mode(r: Resolution) -> None:
-    wanted = TABLE[MODE][r.level]
-    r.put(MODE, wanted, r.level_origin, "table of levels")
+    r.put(MODE, TABLE[MODE][r.level], r.level_origin, "table of levels")
 
 
 def _require_for_full_graphs(r: Resolution) -> None:
     """A full graph of an uncompiled model records kernels, so that every op must be one."""
     if not r.by_user(GRAPHS) or r.value(GRAPHS) not in _FULL or r.value(MODE) != CompilationMode.NONE:
         return
-    reason = "without compilation a full graph records kernels, so that every op must be a custom op"
     if not r.by_user(CUSTOM_OPS):
-        r.put(CUSTOM_OPS, ("all",), f"required by {GRAPHS}", reason)
+        r.put(CUSTOM_OPS, ("all",), f"required by {GRAPHS}", _KERNELS_ONLY)
     elif not all_enabled(r.value(CUSTOM_OPS), compiled=False):
         if r.by_user(MODE):
-            raise r.contradiction(GRAPHS, CUSTOM_OPS, f"with {r.flag(MODE)} {reason}")
+            raise r.contradiction(GRAPHS, CUSTOM_OPS, _KERNELS_ONLY)
         del r.settings[MODE]
-        r.require(MODE, CompilationMode.VLLM_COMPILE, CUSTOM_OPS, reason)
+        r.require(MODE, CompilationMode.VLLM_COMPILE, CUSTOM_OPS, _KERNELS_ONLY)
 
 
 def _resolve_custom_ops(r: Resolution) -> None:
@@ -142,44 +143,47 @@ def _default_custom_ops(r: Resolution) -> tuple[tuple[str, ...], str, str]:
         return default, "platform", f"default of the platform {r.platform.name}"
     graphs = r.value(GRAPHS) if r.decided(GRAPHS) else TABLE[GRAPHS][r.level]
     if graphs in _FULL and capabilities(r.platform).full_graphs:
-        reason = "without compilation a full graph records kernels, so that every op must be a custom op"
-        return ("all",), f"required by {GRAPHS}", reason
+        return ("all",), f"required by {GRAPHS}", _KERNELS_ONLY
     return ("none",), f"required by {MODE}", "follows from mode=NONE"
+
+
+Hindrance = tuple[str, str]  # origin and reason
 
 
 def _resolve_graphs(r: Resolution) -> None:
     compiled = r.value(MODE) == CompilationMode.VLLM_COMPILE
-    default_ops = ATTENTION_OPS if compiled else ()
     reason = "attention runs between the pieces" if compiled else "only mode=VLLM_COMPILE splits"
-    r.put(SPLITTING, default_ops, "default", reason)
+    r.put(SPLITTING, ATTENTION_OPS if compiled else (), "default", reason)
     wanted = TABLE[GRAPHS][r.level]
-    can = capabilities(r.platform)
-    if not compiled:
-        no_pieces = (f"required by {MODE}", f"pieces need mode=VLLM_COMPILE and mode is {r.value(MODE).name}")
-    elif not r.value(SPLITTING):
-        no_pieces = (f"required by {SPLITTING}", "pieces need splitting ops and there are none")
-    elif not can.pieces:
-        no_pieces = ("platform", f"the platform {r.platform.name} replays no pieces")
-    else:
-        no_pieces = None
-    foreign = r.value(MODE) == CompilationMode.NONE and not all_enabled(r.value(CUSTOM_OPS), compiled=False)
-    if not can.full_graphs:
-        no_full = ("platform", f"the platform {r.platform.name} replays no full graphs")
-    elif foreign:
-        no_full = (
-            f"required by {CUSTOM_OPS}",
-            "without compilation a full graph needs every op as a custom op",
-        )
-    else:
-        no_full = None
+    no_pieces, no_full = _no_pieces(r), _no_full_graphs(r)
     value = nearest_graph_mode(wanted, pieces=no_pieces is None, full=no_full is None)
     if value is wanted:
         r.put(GRAPHS, wanted, r.level_origin, "table of levels")
-    else:
-        origin, why = no_pieces if no_pieces is not None and wanted in _PIECES else (no_full or ("", ""))
-        if value is CUDAGraphMode.PIECEWISE and no_full is not None:
-            origin, why = no_full
-        r.lower(GRAPHS, wanted, value, origin, why)
+        return
+    asked = ((_PIECES, no_pieces), (_FULL, no_full))
+    hindrances = [h for kind, h in asked if wanted in kind and h is not None]
+    r.lower(GRAPHS, wanted, value, hindrances[0][0], "; ".join(why for _, why in hindrances))
+
+
+def _no_pieces(r: Resolution) -> Hindrance | None:
+    """Why pieces cannot replay, or None."""
+    mode = r.value(MODE)
+    if mode != CompilationMode.VLLM_COMPILE:
+        return f"required by {MODE}", f"pieces need mode=VLLM_COMPILE and mode is {mode.name}"
+    if not r.value(SPLITTING):
+        return f"required by {SPLITTING}", "pieces need splitting ops and there are none"
+    if not capabilities(r.platform).pieces:
+        return "platform", f"the platform {r.platform.name} replays no pieces"
+    return None
+
+
+def _no_full_graphs(r: Resolution) -> Hindrance | None:
+    """Why the whole step cannot replay, or None."""
+    if not capabilities(r.platform).full_graphs:
+        return "platform", f"the platform {r.platform.name} replays no full graphs"
+    if r.value(MODE) == CompilationMode.NONE and not all_enabled(r.value(CUSTOM_OPS), compiled=False):
+        return f"required by {CUSTOM_OPS}", _KERNELS_ONLY
+    return None
 
 
 def _resolve_passes(r: Resolution) -> None:

@@ -20,6 +20,7 @@ DEFAULT_KV_BYTES = 4 * 1024**3
 DEFAULT_KV_SHARE = 0.4
 DEFAULT_TOKENS = 2048
 DEFAULT_SEQS = 64
+_TOKEN_EACH = "each request in a step needs a token of it"
 
 
 def resolve_engine(r: Resolution) -> None:
@@ -27,9 +28,9 @@ def resolve_engine(r: Resolution) -> None:
     _resolve_fixed(r)
     _resolve_dtype(r)
     r.put("parallel.num_threads", r.platform.num_cores, "platform", "usable cores")
-    _resolve_step(r)
+    _resolve_requests(r)
     _resolve_lengths(r)
-    _resolve_prefill(r)
+    _resolve_tokens(r)
 
 
 def kv_bytes_per_token(model: ModelConfig, dtype: str) -> int:
@@ -72,16 +73,13 @@ def _resolve_dtype(r: Resolution) -> None:
         r.put(DTYPE, r.model.dtype, "model", "the checkpoint's own type")
 
 
-def _resolve_step(r: Resolution) -> None:
+def _resolve_requests(r: Resolution) -> None:
     """A step holds at least one token of each request in it."""
-    if r.by_user(TOKENS) and r.by_user(SEQS):
-        if r.value(TOKENS) < r.value(SEQS):
-            raise r.contradiction(TOKENS, SEQS, "each request in a step needs a token of it")
-    elif r.by_user(TOKENS) and r.value(TOKENS) < DEFAULT_SEQS:
-        r.put(SEQS, r.value(TOKENS), f"required by {TOKENS}", "each request in a step needs a token of it")
-    elif r.by_user(SEQS) and r.value(SEQS) > DEFAULT_TOKENS:
-        r.put(TOKENS, r.value(SEQS), f"required by {SEQS}", "each request in a step needs a token of it")
+    if r.by_user(TOKENS) and r.value(TOKENS) < DEFAULT_SEQS:
+        r.put(SEQS, r.value(TOKENS), f"required by {TOKENS}", _TOKEN_EACH)
     r.put(SEQS, DEFAULT_SEQS, "default", "requests in a step")
+    if r.by_user(TOKENS) and r.value(TOKENS) < r.value(SEQS):
+        raise r.contradiction(TOKENS, SEQS, _TOKEN_EACH)
 
 
 def _resolve_lengths(r: Resolution) -> None:
@@ -142,15 +140,18 @@ def _too_small(r: Resolution, block_bytes: int) -> ConfigError:
     return ConfigError(f"{said} is too small: one block of this model takes {block_bytes} bytes")
 
 
-def _resolve_prefill(r: Resolution) -> None:
-    """Without chunked prefill a step must hold the longest prompt."""
+def _resolve_tokens(r: Resolution) -> None:
+    """Without chunked prefill a step must hold the longest prompt; with it, a token of each request."""
     longest = r.value(MAX_LEN)
-    if not r.value(CHUNKED) and longest > DEFAULT_TOKENS and not r.by_user(TOKENS):
-        r.put(TOKENS, longest, f"required by {CHUNKED}", "a prompt must fit in one step")
+    if not r.value(CHUNKED):
+        if r.by_user(TOKENS) and r.value(TOKENS) < longest:
+            length = r.flag(MAX_LEN) if r.by_user(MAX_LEN) else f"max_model_len {longest}"
+            raise ConfigError(
+                f"{r.flag(TOKENS)} is below {length}, and with {r.flag(CHUNKED)} a prompt must fit in one "
+                "step: raise it, or lower --max-model-len"
+            )
+        if longest > max(DEFAULT_TOKENS, r.value(SEQS)):
+            r.put(TOKENS, longest, f"required by {CHUNKED}", "a prompt must fit in one step")
+    if r.value(SEQS) > DEFAULT_TOKENS:
+        r.put(TOKENS, r.value(SEQS), f"required by {SEQS}", _TOKEN_EACH)
     r.put(TOKENS, DEFAULT_TOKENS, "default", "tokens in a step")
-    if not r.value(CHUNKED) and r.value(TOKENS) < longest:
-        length = r.flag(MAX_LEN) if r.by_user(MAX_LEN) else f"max_model_len {longest}"
-        raise ConfigError(
-            f"{r.flag(TOKENS)} is below {length}, and with --no-enable-chunked-prefill a prompt must fit in "
-            "one step: raise it, or lower --max-model-len"
-        )

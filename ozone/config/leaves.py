@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ozone.config.keys import COMPILATION, KERNEL, KEYS, LIST_KEYS, MAPPING_KEYS
-from ozone.config.upstream import IGNORED_KEYS, REFUSED_KEYS, nearest
+from ozone.config.upstream import IGNORED_KEYS, REFUSED_KEYS, nearest, refusal
 from ozone.config.values import show
 from ozone.errors import ConfigError
 
+EAGER_FLAG = "--enforce-eager"
 SPELLING = {COMPILATION: "-cc", KERNEL: "--kernel-config"}
 
 
@@ -44,6 +45,20 @@ class Leaves:
             return
         parsed = KEYS[key].kind(value, KEYS[key].flag)
         self.settings[key] = UserValue(parsed, flag or spelled(key, parsed))
+
+    def ignore(self, flag: str, reason: str) -> None:
+        """Warn, once, about something that is accepted without effect."""
+        notice = f"{flag} is accepted without effect: {reason}"
+        if notice not in self.notices:
+            self.notices.append(notice)
+
+    def agree(self, key: str, value: object, flag: str | None = None) -> None:
+        """Set one leaf; another user value for it is an error, since Python's arguments have no order."""
+        before = self.settings.get(key)
+        self.set(key, value, flag)
+        after = self.settings.get(key)
+        if before is not None and after is not None and before.value != after.value:
+            raise ConfigError(f"{before.flag} and {after.flag} contradict each other")
 
     def append(self, key: str, value: object) -> None:
         """Extend the list that earlier settings gave to `key`."""
@@ -83,10 +98,10 @@ class Leaves:
         flag = f"{SPELLING[prefix]}.{path}"
         for known, reason in REFUSED_KEYS.items():
             if key == known or key.startswith(known + "."):
-                raise ConfigError(f"vLLM has {flag}; Ozone does not (yet): {reason}")
+                raise ConfigError(refusal(flag, reason))
         for known, reason in IGNORED_KEYS.items():
             if key == known or key.startswith(known + "."):
-                self.notices.append(f"{flag} is accepted without effect: {reason}")
+                self.ignore(flag, reason)
                 return
         if any(name.startswith(key + ".") for name in KEYS):
             self.merge_below(prefix, path, value)

@@ -66,12 +66,6 @@ class Situation:
         """Whether the platform has that fused kernel, by design or in this build."""
         return name in capabilities(self.platform).fused_kernels or name in self.platform.kernels
 
-    @property
-    def activation_op(self) -> str:
-        """The op of the model's gate."""
-        gelu = self.model is not None and self.model.hidden_act.startswith("gelu")
-        return "gelu_and_mul" if gelu else "silu_and_mul"
-
 
 class Verdict(NamedTuple):
     """What a condition found. `origin` is None where the level itself decides."""
@@ -79,6 +73,11 @@ class Verdict(NamedTuple):
     value: bool
     reason: str
     origin: str | None = None
+
+
+def activation_op(model: ModelConfig | None) -> str:
+    """The op of the model's gate."""
+    return "gelu_and_mul" if model is not None and model.hidden_act.startswith("gelu") else "silu_and_mul"
 
 
 Condition = Callable[[Situation], Verdict]
@@ -101,7 +100,7 @@ def norm_or_quant_is_custom(situation: Situation) -> Verdict:
 
 def act_or_quant_is_custom(situation: Situation) -> Verdict:
     """(1) for activation and quantization."""
-    return _either_op_is_custom(situation.activation_op, "quantize", situation)
+    return _either_op_is_custom(activation_op(situation.model), "quantize", situation)
 
 
 def _kernel_fits(kernel: str, ops: tuple[str, ...], situation: Situation) -> Verdict:

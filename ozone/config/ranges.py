@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ozone.config.engine_settings import ITEM_BYTES
 from ozone.config.resolution import Resolution
 from ozone.config.schema import CompilationMode
 
 ENDPOINTS = "compilation_config.compile_ranges_endpoints"
 _PASS = "compilation_config.pass_config."
-_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def compile_ranges(endpoints: Sequence[int], max_num_batched_tokens: int) -> tuple[tuple[int, int], ...]:
@@ -41,7 +41,7 @@ def _bounds(r: Resolution) -> list[tuple[int, str]]:
         found.append((rope_bound.value, f"the rotary and KV-cache fusions end at {rope_bound.value} tokens"))
     size = r.settings.get(_PASS + "fi_allreduce_fusion_max_size_mb")
     if r.value(_PASS + "fuse_allreduce_rms") and size is not None and size.value and r.model is not None:
-        row = r.model.hidden_size * _ITEM_BYTES[r.value("model.dtype")]
+        row = r.model.hidden_size * ITEM_BYTES[r.value("model.dtype")]
         tokens = int(size.value * 1024 * 1024) // row
         if tokens > 0:
             found.append((tokens, f"fuse_allreduce_rms ends at {tokens} tokens"))

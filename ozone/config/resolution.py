@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ozone.config.keys import KEYS
-from ozone.config.leaves import UserValue, spelled
+from ozone.config.leaves import EAGER_FLAG, UserValue
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
 from ozone.config.schema import Setting
@@ -50,11 +49,11 @@ class Resolution:
     def flag(self, key: str) -> str:
         """The user's own words for `key`, with its value."""
         given = self.user[key]
-        return (
-            given.flag
-            if "=" in given.flag or given.flag == "--enforce-eager"
-            else (f"{given.flag} {show(given.value)}")
-        )
+        if "=" in given.flag or given.flag == EAGER_FLAG:
+            return given.flag
+        if isinstance(given.value, bool):
+            return given.flag if given.value else given.flag.replace("--", "--no-", 1)
+        return f"{given.flag} {show(given.value)}"
 
     def put(self, key: str, value: Any, origin: str, reason: str) -> None:
         """Decide `key`, unless the user or a requirement has."""
@@ -88,11 +87,3 @@ class Resolution:
             for reason, changes in self._lowered.items()
         )
         return (*self.notices, *lowered)
-
-
-def known_keys() -> frozenset[str]:
-    """All keys that a finished resolution has decided."""
-    return frozenset(KEYS)
-
-
-__all__ = ["Resolution", "known_keys", "spelled"]
