@@ -16,7 +16,7 @@ from ozone.errors import ModelFileError
 from ozone.weights.safetensors_source import FOREIGN_PREFIX, INDEX, PICKLED, SINGLE
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_HUB_ID = re.compile(rf"({_PART}(?:/{_PART})?)(?::([^:]+))?")
+_HUB_ID = re.compile(rf"({_PART}(?:/{_PART})?)(?::([^:/][^:]*))?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _LISTED = 8
 
