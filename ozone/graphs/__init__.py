@@ -1,1 +1,1 @@
-
+"""Runners: what turns scheduled requests into logits."""

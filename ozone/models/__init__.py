@@ -1,1 +1,72 @@
+"""Model families, one file each. `build_model` makes a structure without memory, `load_weights` fills it."""
 
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from ozone.config.families import FAMILIES
+from ozone.config.model import ModelConfig
+from ozone.errors import ModelFileError
+from ozone.layers.checkpoint import Checkpoint, LoadableLayer
+from ozone.layers.options import BuildOptions
+from ozone.quantization import decoders, scheme_for
+from ozone.weights.source import WeightSource
+
+if TYPE_CHECKING:
+    from ozone.models.causal_lm import CausalLM
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(config: ModelConfig, *, dtype: torch.dtype, max_model_len: int) -> CausalLM:
+    """The model's structure, with all tensors on the meta device: no memory, no weights yet.
+
+    Raises: `ModelFileError` for a family or a quantization scheme that Ozone does not have.
+    """
+    modules = {family.name: family.module for family in FAMILIES}
+    if config.family not in modules:
+        raise ModelFileError(f"model family {config.family!r} is not one of {', '.join(modules)}")
+    module, _, attribute = modules[config.family].partition(":")
+    family = cast("type[CausalLM]", getattr(importlib.import_module(module), attribute))
+    options = BuildOptions(dtype, max_model_len, scheme_for(config).linear_method)
+    with torch.device("meta"):
+        return family(config, options).eval()
+
+
+def load_weights(
+    model: nn.Module,
+    source: WeightSource,
+    *,
+    num_threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Fill every layer of `model` from `source`, the largest first.
+
+    `progress` is called with (layers done, layers in all), from this thread.
+
+    Raises: `ModelFileError` for a tensor that is missing or has a wrong shape or type. Tensors that no
+    layer asks for are ignored.
+    """
+    checkpoint = Checkpoint(source, decoders())
+    layers = [module for module in model.modules() if isinstance(module, LoadableLayer)]
+    layers.sort(key=LoadableLayer.load_cost, reverse=True)
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="load") as pool:
+        loads = [pool.submit(layer.load, checkpoint) for layer in layers]
+        try:
+            for done, load in enumerate(as_completed(loads), start=1):
+                load.result()
+                if progress is not None:
+                    progress(done, len(layers))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    unused = checkpoint.unused()
+    if unused:
+        logger.debug("%s: %d tensors are not used by this model", source.path, len(unused))

@@ -1,1 +1,52 @@
+"""The registry of quantization schemes: how a checkpoint stores the weights of its linears.
 
+A scheme is one file with a class that makes linear methods, and one row here. GGUF block types are not a
+scheme of their own at this level: `gguf.py` decodes them to plain numbers at load.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol, cast
+
+from ozone.config.model import ModelConfig
+from ozone.errors import ModelFileError
+from ozone.layers.checkpoint import Decoder
+from ozone.layers.linear import LinearMethod
+
+# quant_method of a checkpoint's quantization_config -> the class that reads it.
+SCHEMES: dict[str, str] = {
+    "unquantized": "ozone.quantization.unquantized:Unquantized",
+}
+
+
+class Scheme(Protocol):
+    """Chooses how each linear of a checkpoint is stored and multiplied."""
+
+    def __init__(self, config: ModelConfig) -> None: ...
+
+    def linear_method(self, name: str) -> LinearMethod:
+        """The method for the linear of that checkpoint name (a merged linear goes by its first)."""
+        ...
+
+
+def scheme_for(config: ModelConfig) -> Scheme:
+    """The scheme that the checkpoint's `quantization_config` names, or none.
+
+    Raises: `ModelFileError` for a scheme that does not exist here.
+    """
+    name = "unquantized" if config.quantization is None else str(config.quantization.get("quant_method"))
+    if name not in SCHEMES:
+        raise ModelFileError(
+            f"the model's quantization_config names the scheme {name!r}, which Ozone does not have; "
+            f"it has: {', '.join(SCHEMES)}"
+        )
+    module, _, attribute = SCHEMES[name].partition(":")
+    return cast(type[Scheme], getattr(importlib.import_module(module), attribute))(config)
+
+
+def decoders() -> dict[str, Decoder]:
+    """A decoder for each stored type that can be turned into plain numbers."""
+    from ozone.quantization import gguf, unquantized
+
+    return {**unquantized.DECODERS, **gguf.DECODERS}

@@ -1,0 +1,121 @@
+"""The runner without compilation and without graphs: fill the buffers, call the model, return the logits."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ozone.config.model import ModelConfig
+from ozone.config.schema import CacheConfig, SchedulerConfig
+from ozone.engine.input_buffers import BatchCounts, InputBuffers
+from ozone.engine.runner import ScheduledRequest
+from ozone.errors import ConfigError
+from ozone.layers.batch import BatchContext
+
+if TYPE_CHECKING:
+    from ozone.models.causal_lm import CausalLM
+
+
+def kv_block_bytes(config: ModelConfig, block_size: int, dtype: str) -> int:
+    """Bytes that one block of the KV cache takes over all layers; `dtype` is the cache's type."""
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return per_token * block_size * _torch_dtype(dtype).itemsize
+
+
+class EagerRunner:
+    """Runs a model step by step in plain PyTorch. See `ozone.engine.runner.Runner`."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        model_config: ModelConfig,
+        *,
+        dtype: str,
+        cache: CacheConfig,
+        scheduler: SchedulerConfig,
+        max_model_len: int,
+        num_threads: int,
+    ) -> None:
+        """
+        Raises: `ConfigError` where the KV cache could not hold one request of `max_model_len` tokens.
+        """
+        torch.set_num_threads(num_threads)
+        self.block_size = cache.block_size
+        self.vocab_size = model_config.vocab_size
+        cache_dtype = dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
+        self.num_blocks = _num_blocks(model_config, cache, cache_dtype, max_model_len)
+        self._model = model
+        self._kv_caches = _allocate_kv_caches(model_config, cache.block_size, self.num_blocks, cache_dtype)
+        self._buffers = InputBuffers(
+            max_num_batched_tokens=scheduler.max_num_batched_tokens,
+            max_num_seqs=scheduler.max_num_seqs,
+            max_model_len=max_model_len,
+            block_size=cache.block_size,
+        )
+        # The same memory as the buffers', as torch sees it.
+        self._token_ids = torch.from_numpy(self._buffers.token_ids)
+        self._positions = torch.from_numpy(self._buffers.positions)
+        self._slot_mapping = torch.from_numpy(self._buffers.slot_mapping)
+        self._query_start_loc = torch.from_numpy(self._buffers.query_start_loc)
+        self._seq_lens = torch.from_numpy(self._buffers.seq_lens)
+        self._block_tables = torch.from_numpy(self._buffers.block_tables)
+        self._logits_indices = torch.from_numpy(self._buffers.logits_indices)
+
+    @torch.inference_mode()
+    def execute(self, scheduled: list[ScheduledRequest]) -> NDArray[np.float32]:
+        """One step; float32 logits (rows, vocab_size), see `Runner.execute`."""
+        counts = self._buffers.fill(scheduled)
+        tokens = counts.num_tokens
+        hidden = self._model(self._token_ids[:tokens], self._positions[:tokens], self._batch(counts))
+        if counts.num_logits == 0:
+            return np.empty((0, self.vocab_size), np.float32)
+        rows = hidden.index_select(0, self._logits_indices[: counts.num_logits])
+        logits: NDArray[np.float32] = self._model.compute_logits(rows).numpy()
+        return logits
+
+    def _batch(self, counts: BatchCounts) -> BatchContext:
+        return BatchContext(
+            slot_mapping=self._slot_mapping[: counts.num_tokens],
+            block_tables=self._block_tables[: counts.num_requests],
+            query_start_loc=self._query_start_loc[: counts.num_requests + 1],
+            seq_lens=self._seq_lens[: counts.num_requests],
+            kv_caches=self._kv_caches,
+        )
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _num_blocks(config: ModelConfig, cache: CacheConfig, dtype: str, max_model_len: int) -> int:
+    block_bytes = kv_block_bytes(config, cache.block_size, dtype)
+    num_blocks = cache.kv_cache_memory_bytes // block_bytes
+    needed = -(-max_model_len // cache.block_size)
+    if num_blocks < needed:
+        raise ConfigError(
+            f"--kv-cache-memory-bytes {cache.kv_cache_memory_bytes} holds {num_blocks * cache.block_size} "
+            f"tokens, less than one request of --max-model-len {max_model_len}: set it to at least "
+            f"{needed * block_bytes}, or --max-model-len to at most {num_blocks * cache.block_size}"
+        )
+    return num_blocks
+
+
+def _allocate_kv_caches(
+    config: ModelConfig, block_size: int, num_blocks: int, dtype: str
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    kind = _torch_dtype(dtype)
+    shape = (config.num_kv_heads, num_blocks, block_size, config.head_dim)
+
+    def tensor() -> torch.Tensor:
+        # An anonymous mapping: zeros, so that an unwritten slot holds no NaN, and the system gives memory
+        # only where a block is first written.
+        memory = mmap.mmap(-1, math.prod(shape) * kind.itemsize)
+        return torch.frombuffer(memory, dtype=kind).view(shape)
+
+    return [(tensor(), tensor()) for _ in range(config.num_layers)]

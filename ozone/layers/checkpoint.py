@@ -1,0 +1,97 @@
+"""How a layer gets its weights: decoded out of a weight source, checked against what the model expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ozone.errors import ModelFileError
+from ozone.weights.source import RawTensor, WeightSource
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Turns stored elements of one type into numbers.
+
+    Attributes:
+        block_elements: elements stored together.
+        block_bytes: bytes that they take.
+        decode: writes the elements of the bytes (one-dimensional) to a contiguous one-dimensional
+            tensor, converted to that tensor's type. Called by several threads at once.
+    """
+
+    block_elements: int
+    block_bytes: int
+    decode: Callable[[NDArray[np.uint8], Tensor], None]
+
+
+class Checkpoint:
+    """A weight source together with the decoders of the types it may hold."""
+
+    def __init__(self, source: WeightSource, decoders: Mapping[str, Decoder]) -> None:
+        self.source = source
+        self._decoders = decoders
+        self._read: set[str] = set()
+
+    def unused(self) -> set[str]:
+        """Names of the tensors that nobody has asked for."""
+        return set(self.source.names()) - self._read
+
+    def raw(self, name: str, shape: tuple[int, ...]) -> RawTensor:
+        """The tensor as it is stored. `ModelFileError` where it is missing or has another shape."""
+        tensor = self.source.get(name)
+        self._read.add(name)
+        if tuple(tensor.shape) != shape:
+            raise ModelFileError(
+                f"{self.source.path}: tensor {name} has shape {_text(tensor.shape)}, "
+                f"but this model's config asks for {_text(shape)}"
+            )
+        return tensor
+
+    def copy(self, name: str, out: Tensor) -> None:
+        """Decode a tensor into `out`, which is contiguous and has the shape that the tensor must have."""
+        tensor = self.raw(name, tuple(out.shape))
+        decoder = self._decoders.get(tensor.dtype)
+        if decoder is None:
+            raise ModelFileError(
+                f"{self.source.path}: tensor {name} is stored as {tensor.dtype}; "
+                f"readable here are {', '.join(self._decoders)}"
+            )
+        blocks, rest = divmod(out.numel(), decoder.block_elements)
+        if rest or tensor.data.size != blocks * decoder.block_bytes:
+            raise ModelFileError(
+                f"{self.source.path}: tensor {name} of type {tensor.dtype} and shape {_text(tensor.shape)} "
+                f"has {tensor.data.size} bytes, which do not make that shape"
+            )
+        decoder.decode(tensor.data, out.view(-1))
+
+
+class LoadableLayer(nn.Module):
+    """A layer with tensors of its own. Built without memory (meta device), filled by `load`."""
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Allocate this layer's tensors and fill them. Layers load in several threads at once."""
+        raise NotImplementedError
+
+    def load_cost(self) -> int:
+        """Elements to decode: loading starts with the layers that take longest."""
+        return sum(parameter.numel() for parameter in self.parameters(recurse=False))
+
+
+def meta_parameter(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    """The promise of a parameter: a shape and a type without memory."""
+    return parameter(torch.empty(shape, dtype=dtype, device="meta"))
+
+
+def parameter(tensor: Tensor) -> nn.Parameter:
+    """A tensor as a parameter that is not trained."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,40 @@
+"""RMS normalization with a learned weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ozone.layers.checkpoint import Checkpoint, LoadableLayer, meta_parameter, parameter
+from ozone.ops.norm import fused_add_rms_norm, rms_norm
+
+
+class RMSNorm(LoadableLayer):
+    """Normalizes the last dimension. The weight is kept in float32, with the offset of families that
+    multiply by ``1 + weight`` already added.
+    """
+
+    def __init__(self, name: str, size: int, eps: float, *, offset: bool = False) -> None:
+        super().__init__()
+        self.name = name
+        self.eps = eps
+        self.offset = offset
+        self.weight = meta_parameter(size, dtype=torch.float32)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        weight = torch.empty(self.weight.shape, dtype=torch.float32)
+        checkpoint.copy(f"{self.name}.weight", weight)
+        self.weight = parameter(weight + 1.0 if self.offset else weight)
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """
+        Returns: ``x + residual`` normalized, and the sum itself, which is the new residual. Without a
+        residual, before the first layer, the sum is `x`.
+        """
+        if residual is None:
+            return self.normalize(x), x
+        return fused_add_rms_norm(x, residual, self.weight, self.eps)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`x` normalized."""
+        return rms_norm(x, self.weight, self.eps)

@@ -1,0 +1,58 @@
+"""The vocabulary as data: every op that a model, a pass or a kernel may name. Torch-free.
+
+One row per op. A signature is written in PyTorch's schema language without the op's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OpSchema:
+    """What the world may know about an op before its code is imported.
+
+    Attributes:
+        name: the op is ``torch.ops.ozone.<name>``.
+        signature: arguments and results in PyTorch's schema language.
+        governed: `custom_ops` decides whether the op is one node or runs as its PyTorch reference.
+            Ops that are not governed are always one node.
+        mutates: the op writes to an argument.
+    """
+
+    name: str
+    signature: str
+    governed: bool = False
+    mutates: bool = False
+
+
+_SCHEMAS: tuple[OpSchema, ...] = (
+    OpSchema("embedding", "(Tensor token_ids, Tensor weight, float scale) -> Tensor"),
+    OpSchema("linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"),
+    OpSchema("logits", "(Tensor x, Tensor weight, float? softcap) -> Tensor"),
+    OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", governed=True),
+    OpSchema(
+        "fused_add_rms_norm",
+        "(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+        governed=True,
+    ),
+    OpSchema(
+        "rotary_embedding",
+        "(Tensor q, Tensor k, Tensor positions, Tensor cos_sin) -> (Tensor, Tensor)",
+        governed=True,
+    ),
+    OpSchema("silu_and_mul", "(Tensor x) -> Tensor", governed=True),
+    OpSchema("gelu_tanh_and_mul", "(Tensor x) -> Tensor", governed=True),
+    OpSchema(
+        "kv_write",
+        "(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping) -> Tensor",
+        mutates=True,
+    ),
+    OpSchema(
+        "attention",
+        "(Tensor q, Tensor k_cache, Tensor v_cache, Tensor token, Tensor block_tables, "
+        "Tensor query_start_loc, Tensor seq_lens, float scale, int? window, float? softcap) -> Tensor",
+    ),
+)
+
+SCHEMAS: dict[str, OpSchema] = {schema.name: schema for schema in _SCHEMAS}

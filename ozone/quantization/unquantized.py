@@ -1,0 +1,68 @@
+"""Weights as plain numbers in the model's type, converted from any floating type at load."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ozone.config.model import ModelConfig
+from ozone.layers.checkpoint import Checkpoint, Decoder, meta_parameter, parameter
+from ozone.layers.linear import Linear, LinearMethod
+from ozone.ops.linear import linear
+
+# Elements converted at a time: small enough to stay in the cache, large enough to outweigh a call.
+_CHUNK = 1 << 17
+
+
+def _decoder(dtype: torch.dtype) -> Decoder:
+    size = dtype.itemsize
+
+    def decode(data: NDArray[np.uint8], out: Tensor) -> None:
+        for start in range(0, out.numel(), _CHUNK):
+            # The copy makes the bytes aligned and writable, as torch wants them; files are mapped read-only.
+            chunk = data[start * size : (start + _CHUNK) * size].copy()
+            out[start : start + _CHUNK].copy_(torch.from_numpy(chunk).view(dtype))
+
+    return Decoder(1, size, decode)
+
+
+DECODERS = {
+    "F32": _decoder(torch.float32),
+    "F16": _decoder(torch.float16),
+    "BF16": _decoder(torch.bfloat16),
+}
+
+
+class UnquantizedLinear:
+    """One (rows, columns) matrix in the model's type, and a bias in the same type where there is one."""
+
+    def create(self, layer: Linear) -> None:
+        layer.weight = meta_parameter(layer.out_features, layer.in_features, dtype=layer.dtype)
+        layer.bias = meta_parameter(layer.out_features, dtype=layer.dtype) if layer.has_bias else None
+
+    def load(self, layer: Linear, checkpoint: Checkpoint) -> None:
+        weight = torch.empty(layer.out_features, layer.in_features, dtype=layer.dtype)
+        parts = torch.split(weight, list(layer.out_sizes))
+        for name, part in zip(layer.names, parts, strict=True):
+            checkpoint.copy(f"{name}.weight", part)
+        layer.weight = parameter(weight)
+        if layer.bias is not None:
+            bias = torch.empty(layer.out_features, dtype=layer.dtype)
+            for name, part in zip(layer.names, torch.split(bias, list(layer.out_sizes)), strict=True):
+                checkpoint.copy(f"{name}.bias", part)
+            layer.bias = parameter(bias)
+
+    def apply(self, layer: Linear, x: Tensor) -> Tensor:
+        return linear(x, layer.weight, layer.bias)
+
+
+class Unquantized:
+    """The scheme of checkpoints without one."""
+
+    def __init__(self, config: ModelConfig) -> None:  # noqa: ARG002 (the protocol's signature)
+        self._method = UnquantizedLinear()
+
+    def linear_method(self, name: str) -> LinearMethod:  # noqa: ARG002 (all linears alike)
+        return self._method
