@@ -1,0 +1,133 @@
+"""What answers of both kinds of generation have in common: ids, times, usage, and the way they are sent."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from ozone import __version__
+from ozone.engine.outputs import RequestDelta
+from ozone.engine.sampling_params import SamplingParams
+from ozone.errors import RequestError
+from ozone.server.context import ServerContext
+from ozone.server.generation import Arrival
+from ozone.server.requests import GenerationRequest
+from ozone.server.streaming import EventStream
+
+logger = logging.getLogger(__name__)
+
+
+def json_response(value: Any) -> Response:
+    """A JSON value as a whole response."""
+    return Response(orjson.dumps(value), media_type="application/json")
+
+
+class Usage:
+    """Counts the tokens of one HTTP request. A prompt counts once, however many completions it has."""
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = 0
+        self.cached_tokens = 0
+
+    def add(self, delta: RequestDelta) -> None:
+        """Count one delta."""
+        self.completion_tokens += len(delta.token_ids)
+        if delta.index == 0 and delta.num_cached_tokens is not None:
+            self.cached_tokens += delta.num_cached_tokens
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+class Envelope:
+    """The fields around the choices: the same in every chunk of a stream and in a whole answer."""
+
+    def __init__(self, prefix: str, kind: str, model: str, body: GenerationRequest, usage: Usage) -> None:
+        self.id = f"{prefix}-{uuid.uuid4().hex}"
+        self.usage = usage
+        self._kind = kind
+        self._fields = {
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"ozone-{__version__}",
+        }
+        options = body.stream_options
+        self._include_usage = bool(options and options.include_usage)
+        self._continuous = self._include_usage and bool(options and options.continuous_usage_stats)
+
+    def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """An answer in one piece."""
+        fields = {"id": self.id, "object": self._kind, **self._fields}
+        return {**fields, "choices": choices, "usage": self.usage.json()}
+
+    def chunk(self, choice: dict[str, Any], **extra: Any) -> dict[str, Any]:
+        """One event of a stream."""
+        chunk = {"id": self.id, "object": self._kind, **self._fields, "choices": [choice], **extra}
+        if self._include_usage:
+            chunk["usage"] = self.usage.json() if self._continuous else None
+        return chunk
+
+    def end(self) -> list[dict[str, Any]]:
+        """The events after the last choice has ended."""
+        if not self._include_usage:
+            return []
+        fields = {"id": self.id, "object": self._kind, **self._fields}
+        return [{**fields, "choices": [], "usage": self.usage.json()}]
+
+
+class Answer(Protocol):
+    """One endpoint's way to write what the engine produces."""
+
+    envelope: Envelope
+
+    def events(self, arrivals: list[Arrival] | None) -> Iterable[dict[str, Any]]:
+        """Events for a stream; None once at its end."""
+
+    def add(self, arrivals: list[Arrival]) -> None:
+        """Take part of a whole answer."""
+
+    def whole(self) -> dict[str, Any]:
+        """The whole answer, once everything was added."""
+
+
+async def answer_with(
+    answer: Answer,
+    context: ServerContext,
+    request: Request,
+    body: GenerationRequest,
+    prompts: Sequence[list[int]],
+    params: Sequence[SamplingParams],
+    arrival_time: float,
+) -> Response:
+    """Have the engine work on the prompts, and send the answer whole or as a stream."""
+    completions = sum(prompt_params.n for prompt_params in params)
+    if completions > context.state.max_waiting_requests:
+        raise RequestError(
+            f"The request asks for {completions} completions; at most "
+            f"{context.state.max_waiting_requests} may wait (--max-waiting-requests)",
+            param="prompt",
+        )
+    generation = context.generation(answer.envelope.id)
+    generation.submit(prompts, params, priority=body.priority, arrival_time=arrival_time)
+    if context.state.settings.log_requests:
+        lengths = [len(prompt) for prompt in prompts]
+        logger.info("%s: prompt tokens %s, %s", answer.envelope.id, lengths, params[0])
+    if body.stream:
+        return EventStream(generation, answer.events)
+    with generation.watch(request.receive):
+        async for arrivals in generation.batches():
+            answer.add(arrivals)
+    return json_response(answer.whole())

@@ -1,0 +1,73 @@
+"""The FastAPI application: its paths, its middleware, and the schema at `/openapi.json`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.middleware.cors import CORSMiddleware
+
+from ozone import __version__
+from ozone.server.auth import ApiKeyMiddleware
+from ozone.server.context import ServerContext
+from ozone.server.errors import install_error_handlers
+from ozone.server.routes import REQUEST_MODELS, add_routes
+from ozone.server.settings import ServerState
+
+_SCHEMA_REF = "#/components/schemas/{model}"
+
+
+def create_app(state: ServerState) -> FastAPI:
+    """An application that serves `state`. Its lifespan must run in the loop that answers requests."""
+    settings = state.settings
+    context = ServerContext(state)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with context.running():
+            yield
+
+    app = _Application(
+        title="Ozone",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.docs else None,
+        root_path=settings.root_path,
+    )
+    add_routes(app, context)
+    install_error_handlers(app)
+    if settings.api_keys:
+        app.add_middleware(ApiKeyMiddleware, api_keys=settings.api_keys)
+    if settings.allowed_origins:  # Outermost, so that a refusal carries the headers too.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=settings.allowed_methods,
+            allow_headers=settings.allowed_headers,
+            allow_credentials=settings.allow_credentials,
+        )
+    return app
+
+
+class _Application(FastAPI):
+    """Bodies are parsed by our own code, so that their schemas have to be added to FastAPI's."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = get_openapi(title=self.title, version=self.version, routes=self.routes)
+            _, bodies = models_json_schema(
+                [(model, "validation") for model in REQUEST_MODELS], ref_template=_SCHEMA_REF
+            )
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            components.update(bodies["$defs"])
+            for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which never occurs
+                components.pop(name, None)
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            self.openapi_schema = schema
+        return self.openapi_schema

@@ -1,0 +1,127 @@
+"""`/v1/chat/completions`: the assistant's next message in a conversation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from ozone.engine.collector import OutputCollector
+from ozone.engine.outputs import LogprobsOfToken
+from ozone.server.answers import Envelope, Usage, answer_with
+from ozone.server.body import parse_body
+from ozone.server.context import ServerContext
+from ozone.server.generation import Arrival
+from ozone.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs_json
+from ozone.server.prompts import encode_conversation
+from ozone.server.requests import ChatCompletionRequest
+from ozone.server.sampling import max_new_tokens, sampling_params
+
+
+async def create_chat_completion(context: ServerContext, request: Request) -> Response:
+    """Answer one request."""
+    arrival_time = time.monotonic()
+    context.check_ready()
+    body = await parse_body(request, ChatCompletionRequest, context.state.settings.max_request_bytes)
+    body.check()
+    context.check_model(body.model)
+    prompt = await encode_conversation(context, body)
+    defaults = context.state.default_sampling_params
+    max_tokens = max_new_tokens(
+        body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        len(prompt),
+        context.state.max_model_len,
+        default=defaults.get("max_tokens"),
+        param="messages",
+    )
+    params = sampling_params(
+        body,
+        defaults,
+        max_tokens=max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
+    )
+    answer = ChatAnswer(context, body, prompt)
+    return await answer_with(answer, context, request, body, [prompt], [params], arrival_time)
+
+
+class ChatAnswer:
+    """Writes the answer to one request."""
+
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest, prompt: list[int]) -> None:
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        self.envelope = Envelope("chatcmpl", kind, context.model_name, body, Usage(len(prompt)))
+        self._body = body
+        self._prompt = prompt
+        self._names = TokenNames(context.state.tokenizer, bool(body.return_tokens_as_token_ids))
+        self._started: set[int] = set()
+        self._collector = OutputCollector(self.envelope.id, None, prompt, body.n)
+
+    def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
+        if arrivals is None:
+            yield from self.envelope.end()
+            return
+        for arrival in arrivals:
+            delta = arrival.delta
+            self.envelope.usage.add(delta)
+            if delta.index not in self._started:
+                yield self._first_event(delta.index)
+                self._started.add(delta.index)
+            choice: dict[str, Any] = {
+                "index": delta.index,
+                "delta": {"content": delta.text} if delta.text else {},
+                "logprobs": self._logprobs(delta.token_ids, delta.logprobs),
+                "finish_reason": delta.finish_reason,
+            }
+            if delta.finish_reason:
+                choice["stop_reason"] = delta.stop_reason
+            if self._body.return_token_ids:
+                choice["token_ids"] = delta.token_ids
+            if delta.text or choice["logprobs"] or choice.get("token_ids") or delta.finish_reason:
+                yield self.envelope.chunk(choice)
+
+    def _first_event(self, index: int) -> dict[str, Any]:
+        choice = {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        extra = {"prompt_token_ids": self._prompt} if self._body.return_token_ids else {}
+        return self.envelope.chunk(choice, **extra)
+
+    def add(self, arrivals: list[Arrival]) -> None:
+        for arrival in arrivals:
+            self.envelope.usage.add(arrival.delta)
+            self._collector.add(arrival.delta)
+
+    def whole(self) -> dict[str, Any]:
+        output = self._collector.output()
+        choices = []
+        for completion in output.outputs:
+            choice: dict[str, Any] = {
+                "index": completion.index,
+                "message": {"role": "assistant", "content": completion.text, "refusal": None},
+                "logprobs": self._logprobs(completion.token_ids, completion.logprobs),
+                "finish_reason": completion.finish_reason,
+                "stop_reason": completion.stop_reason,
+            }
+            if self._body.return_token_ids:
+                choice["token_ids"] = completion.token_ids
+            choices.append(choice)
+        answer = self.envelope.whole(choices)
+        if self._body.prompt_logprobs is not None:
+            answer["prompt_logprobs"] = prompt_logprobs_json(output.prompt_logprobs, self._names)
+        if self._body.return_token_ids:
+            answer["prompt_token_ids"] = self._prompt
+        return answer
+
+    def _logprobs(
+        self, token_ids: list[int], logprobs: list[LogprobsOfToken] | None
+    ) -> dict[str, Any] | None:
+        if not logprobs:
+            return None
+        return chat_logprobs(token_ids, logprobs, self._body.top_logprobs or 0, self._names)

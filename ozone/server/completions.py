@@ -1,0 +1,205 @@
+"""`/v1/completions`: text that goes on from a prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from ozone.engine.collector import OutputCollector
+from ozone.engine.outputs import LogprobsOfToken
+from ozone.engine.sampling_params import SamplingParams
+from ozone.errors import RequestError
+from ozone.server.answers import Envelope, Usage, answer_with
+from ozone.server.body import parse_body
+from ozone.server.context import ServerContext
+from ozone.server.generation import Arrival
+from ozone.server.logprobs import CompletionLogprobs, PromptLogprobs, TokenNames, prompt_logprobs_json
+from ozone.server.prompts import encode_text
+from ozone.server.requests import CompletionRequest
+from ozone.server.sampling import max_new_tokens, sampling_params
+
+DEFAULT_MAX_TOKENS = 16
+
+
+async def create_completion(context: ServerContext, request: Request) -> Response:
+    """Answer one request."""
+    arrival_time = time.monotonic()
+    context.check_ready()
+    body = await parse_body(request, CompletionRequest, context.state.settings.max_request_bytes)
+    body.check()
+    context.check_model(body.model)
+    prompts = [await _encode(context, prompt, body) for prompt in body.prompt]
+    params = [_params(context, body, len(token_ids)) for token_ids in prompts]
+    answer = CompletionAnswer(context, body, prompts, params)
+    return await answer_with(answer, context, request, body, prompts, params, arrival_time)
+
+
+async def _encode(context: ServerContext, prompt: str | list[int], body: CompletionRequest) -> list[int]:
+    if isinstance(prompt, str):
+        return await encode_text(context, prompt, body.add_special_tokens)
+    return prompt
+
+
+def _params(context: ServerContext, body: CompletionRequest, prompt_len: int) -> SamplingParams:
+    defaults = context.state.default_sampling_params
+    if body.max_tokens == 0 and not body.echo:
+        raise RequestError("max_tokens must be at least 1, or 0 with echo: true", param="max_tokens")
+    # A score of the prompt alone: the engine must take one step, whose token is left out of the answer.
+    asked = 1 if body.max_tokens == 0 else body.max_tokens
+    max_tokens = max_new_tokens(
+        asked,
+        prompt_len,
+        context.state.max_model_len,
+        default=defaults.get("max_tokens", DEFAULT_MAX_TOKENS),
+        param="prompt",
+    )
+    prompt_logprobs = body.prompt_logprobs
+    if prompt_logprobs is None and body.echo:
+        prompt_logprobs = body.logprobs
+    return sampling_params(
+        body, defaults, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs
+    )
+
+
+@dataclasses.dataclass
+class _Prompt:
+    token_ids: list[int]
+    text: str
+    logprobs: list[LogprobsOfToken | None] | None = None
+
+
+class CompletionAnswer:
+    """Writes the answer to one request."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        body: CompletionRequest,
+        prompts: Sequence[list[int]],
+        params: Sequence[SamplingParams],
+    ) -> None:
+        usage = Usage(sum(map(len, prompts)))
+        self.envelope = Envelope("cmpl", "text_completion", context.model_name, body, usage)
+        self._body = body
+        self._names = TokenNames(context.state.tokenizer, bool(body.return_tokens_as_token_ids))
+        self._prompts = [
+            _Prompt(token_ids, self._echoed(context, given, token_ids))
+            for given, token_ids in zip(body.prompt, prompts, strict=True)
+        ]
+        self._choices: dict[tuple[int, int], _Choice] = {}
+        self._collectors = [
+            OutputCollector(self.envelope.id, None, prompt, each.n)
+            for prompt, each in zip(prompts, params, strict=True)
+        ]
+
+    def _echoed(self, context: ServerContext, given: str | list[int], token_ids: list[int]) -> str:
+        if not self._body.echo:
+            return ""
+        if isinstance(given, str):
+            return given
+        return context.state.tokenizer.decode(token_ids, self._body.skip_special_tokens)
+
+    def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
+        if arrivals is None:
+            yield from self.envelope.end()
+            return
+        for _, prompt_index, delta, _ in arrivals:
+            self._count(delta)
+            prompt = self._prompts[prompt_index]
+            if delta.prompt_logprobs is not None:
+                prompt.logprobs = delta.prompt_logprobs
+            key = prompt_index, delta.index
+            choice = self._choices.get(key)
+            if choice is None:
+                choice = self._choices[key] = self._choice(*key)
+            piece = choice.piece(
+                delta.text, delta.token_ids, delta.logprobs, delta.finish_reason, delta.stop_reason
+            )
+            if piece["text"] or piece["logprobs"] or piece.get("token_ids") or delta.finish_reason:
+                yield self.envelope.chunk(piece)
+
+    def add(self, arrivals: list[Arrival]) -> None:
+        for _, prompt_index, delta, _ in arrivals:
+            self._count(delta)
+            self._collectors[prompt_index].add(delta)
+
+    def whole(self) -> dict[str, Any]:
+        choices = []
+        for prompt_index, collector in enumerate(self._collectors):
+            output = collector.output()
+            self._prompts[prompt_index].logprobs = output.prompt_logprobs
+            for completion in output.outputs:
+                choice = self._choice(prompt_index, completion.index).piece(
+                    completion.text,
+                    completion.token_ids,
+                    completion.logprobs,
+                    completion.finish_reason,
+                    completion.stop_reason,
+                )
+                if self._body.prompt_logprobs is not None:
+                    choice["prompt_logprobs"] = prompt_logprobs_json(output.prompt_logprobs, self._names)
+                choices.append(choice)
+        return self.envelope.whole(choices)
+
+    def _count(self, delta: Any) -> None:
+        if self._body.max_tokens != 0:
+            self.envelope.usage.add(delta)
+
+    def _choice(self, prompt_index: int, index: int) -> _Choice:
+        prompt = self._prompts[prompt_index]
+        return _Choice(prompt_index * self._body.n + index, prompt, self._body, self._names)
+
+
+class _Choice:
+    """One completion of one prompt while it is written, in one piece or many."""
+
+    def __init__(self, index: int, prompt: _Prompt, body: CompletionRequest, names: TokenNames) -> None:
+        self._index = index
+        self._prompt = prompt
+        self._body = body
+        self._logprobs = None if body.logprobs is None else CompletionLogprobs(names, body.logprobs)
+        self._started = False
+
+    def piece(
+        self,
+        text: str,
+        token_ids: list[int],
+        logprobs: PromptLogprobs | None,
+        finish_reason: str | None,
+        stop_reason: int | str | None,
+    ) -> dict[str, Any]:
+        """The JSON value for what came next."""
+        if self._body.max_tokens == 0:
+            text, token_ids, logprobs, finish_reason, stop_reason = (
+                "",
+                [],
+                None,
+                finish_reason and "length",
+                None,
+            )
+        piece: dict[str, Any] = {
+            "index": self._index,
+            "text": text,
+            "logprobs": None,
+            "finish_reason": finish_reason,
+            "stop_reason": stop_reason,
+        }
+        if self._body.return_token_ids:
+            piece["token_ids"] = token_ids
+            if not self._started:
+                piece["prompt_token_ids"] = self._prompt.token_ids
+        known: list[LogprobsOfToken | None] = list(logprobs or [])
+        if self._body.echo and not self._started:
+            piece["text"] = self._prompt.text + text
+            if self._prompt.logprobs is not None:
+                token_ids = self._prompt.token_ids + token_ids
+                known = self._prompt.logprobs + known
+        if self._logprobs is not None and known:
+            piece["logprobs"] = self._logprobs.piece(token_ids, known)
+        self._started = True
+        return piece

@@ -1,0 +1,81 @@
+"""What the endpoints of one app share: the state served from, the bridge, the metrics, a worker pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ozone.errors import RequestError
+from ozone.server.errors import ModelNotFoundError
+from ozone.server.generation import DeltaBridge, Generation
+from ozone.server.metrics import ServerMetrics
+from ozone.server.settings import ServerState
+
+Result = TypeVar("Result")
+
+# Texts up to this many characters take well under a millisecond: cheaper than changing threads.
+INLINE_CHARACTERS = 4096
+_HEALTH_SECONDS = 0.5
+
+
+class ServerContext:
+    """Lives as long as the app; `running` must be entered in the event loop that serves."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.state = state
+        self.model_name = state.model_names[0]
+        self.metrics = ServerMetrics(state.engine, self.model_name, state.max_model_len)
+        self.generations: set[Generation] = set()
+        self._bridge: DeltaBridge | None = None
+        # Two threads are enough to keep the loop free, and leave the cores to the engine.
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="ozone-prompt")
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Bind to the running loop and watch the engine's health until the app stops."""
+        self._bridge = DeltaBridge(asyncio.get_running_loop())
+        watch = asyncio.create_task(self._watch_engine())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            self._workers.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def bridge(self) -> DeltaBridge:
+        assert self._bridge is not None, "the app's lifespan has not started"
+        return self._bridge
+
+    def check_ready(self) -> None:
+        """Raise RequestError (503) where nothing new can be served."""
+        if self.state.engine.failure is not None:
+            raise RequestError(f"The engine has died: {self.state.engine.failure!r}", status=503)
+        if self.state.draining:
+            raise RequestError("The server is shutting down", status=503)
+
+    def check_model(self, name: str | None) -> None:
+        """Raise RequestError (404) for a model that is not served; no name means the one there is."""
+        if name is not None and name not in self.state.model_names:
+            raise ModelNotFoundError(name, self.state.model_names)
+
+    async def call(self, size: int, function: Callable[[], Result]) -> Result:
+        """Run work whose time grows with `size` characters where it does not hold up the loop."""
+        if size <= INLINE_CHARACTERS:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+
+    def generation(self, request_id: str) -> Generation:
+        """A new request's work, which the health watch knows of until it is closed."""
+        return Generation(request_id, self.state.engine, self.bridge, self.metrics, self.generations)
+
+    async def _watch_engine(self) -> None:
+        """A dead engine sends no more deltas: whoever waits for one must be told."""
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            failure = self.state.engine.failure
+            if failure is not None:
+                for generation in list(self.generations):
+                    generation.fail(f"the engine has died: {failure!r}")

@@ -1,0 +1,79 @@
+"""Errors as OpenAI's API writes them: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from ozone.errors import OzoneError, RequestError
+from ozone.server.generation import ClientDisconnectedError
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_CODES = {401: "invalid_api_key", 429: "queue_full", 413: "request_too_large", 503: "unavailable"}
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that is not served here."""
+
+    def __init__(self, name: str, served: tuple[str, ...]) -> None:
+        super().__init__(
+            f"The model '{name}' does not exist here; served: {', '.join(served)}", param="model", status=404
+        )
+
+
+def error_body(error: RequestError) -> dict[str, Any]:
+    """The JSON value that tells of an error."""
+    default_type = "server_error" if error.status >= 500 else "invalid_request_error"
+    code = "model_not_found" if isinstance(error, ModelNotFoundError) else _CODES.get(error.status)
+    kind = _TYPES.get(error.status, default_type)
+    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": code}}
+
+
+def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as a whole HTTP response."""
+    headers = dict(headers or {})
+    if error.status == 429:
+        headers["Retry-After"] = "1"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(orjson.dumps(error_body(error)), error.status, headers, "application/json")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Have every error of `app`, whoever raises it, written in this style."""
+
+    async def ozone_error(_: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestError):
+            error = RequestError(str(error))
+        return error_response(error)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = {
+            404: f"Nothing is served at {request.url.path}",
+            405: f"{request.url.path} does not answer {request.method}",
+        }.get(error.status_code, str(error.detail))
+        return error_response(RequestError(message, status=error.status_code), error.headers)
+
+    async def nobody_there(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=499)
+
+    async def bug(_request: Request, _error: Exception) -> Response:
+        return error_response(RequestError("Internal error; the server's log has its traceback", status=500))
+
+    app.add_exception_handler(OzoneError, ozone_error)
+    app.add_exception_handler(ClientDisconnect, nobody_there)
+    app.add_exception_handler(ClientDisconnectedError, nobody_there)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, bug)

@@ -1,0 +1,205 @@
+"""The bridge from the engine's thread to the event loop, and one HTTP request's work in the engine.
+
+The engine calls back once per completion and step. Those calls only append to a deque; the loop is
+woken once for all of them, and hands each request what is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from starlette.types import Receive
+
+from ozone.engine.outputs import RequestDelta
+from ozone.engine.sampling_params import SamplingParams
+from ozone.errors import RequestError
+from ozone.server.interfaces import EngineClient
+from ozone.server.metrics import RequestObserver, ServerMetrics
+
+
+class ClientDisconnectedError(Exception):
+    """Nobody is there to read the answer."""
+
+
+class Arrival(NamedTuple):
+    """A delta on its way to the prompt it belongs to; `time` is `time.monotonic` in the engine."""
+
+    generation: Generation
+    prompt_index: int
+    delta: RequestDelta
+    time: float
+
+
+class DeltaBridge:
+    """Carries deltas from the engine's thread to one event loop, a whole step per wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.wakeups = 0
+        self._loop = loop
+        self._arrivals: deque[Arrival] = deque()
+        self._woken = False
+
+    def post(self, arrival: Arrival) -> None:
+        """Called in the engine's thread; never blocks."""
+        self._arrivals.append(arrival)
+        if not self._woken:
+            self._woken = True
+            try:
+                self._loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:
+                return  # The loop is closed: nobody is left to tell.
+
+    def _wake(self) -> None:
+        # One turn of the loop later: meanwhile the engine gets the interpreter lock back and posts
+        # the rest of its step, which otherwise would arrive in dribs and drabs.
+        self._loop.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self.wakeups += 1
+        self._woken = False
+        while self._arrivals:
+            arrival = self._arrivals.popleft()
+            arrival.generation.receive(arrival)
+
+
+class Generation:
+    """The prompts of one HTTP request while the engine works on them.
+
+    A context: leaving it aborts whatever still runs.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        engine: EngineClient,
+        bridge: DeltaBridge,
+        metrics: ServerMetrics,
+        open_generations: set[Generation],
+    ) -> None:
+        self.request_id = request_id
+        self._open = open_generations
+        self._engine = engine
+        self._bridge = bridge
+        self._metrics = metrics
+        self._arrivals: list[Arrival] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._disconnected = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._observers: dict[tuple[int, int], RequestObserver] = {}
+        self._submitted: list[str] = []
+
+    def submit(
+        self,
+        prompts: Sequence[list[int]],
+        params: Sequence[SamplingParams],
+        *,
+        priority: int,
+        arrival_time: float,
+    ) -> None:
+        """Queue every prompt, or none. Raises what `add_request` raises."""
+        self._open.add(self)
+        try:
+            for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
+                request_id = self.request_id if len(prompts) == 1 else f"{self.request_id}-{index}"
+
+                def post(delta: RequestDelta, index: int = index) -> None:
+                    self._bridge.post(Arrival(self, index, delta, time.monotonic()))
+
+                for choice in range(prompt_params.n):
+                    self._observers[index, choice] = self._metrics.observe(
+                        len(prompt), prompt_params, arrival_time
+                    )
+                self._engine.add_request(request_id, prompt, prompt_params, on_delta=post, priority=priority)
+                self._submitted.append(request_id)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether any completion has not ended yet."""
+        return bool(self._observers)
+
+    def receive(self, arrival: Arrival) -> None:
+        """Take one delta, in the event loop."""
+        key = arrival.prompt_index, arrival.delta.index
+        observer = self._observers.get(key)
+        if observer is None:
+            return
+        observer.delta(arrival.delta, arrival.time)
+        if arrival.delta.finish_reason is not None:
+            del self._observers[key]
+        self._arrivals.append(arrival)
+        self._notify()
+
+    def fail(self, reason: str) -> None:
+        """End every running completion with an error: the engine will not."""
+        for prompt_index, choice in list(self._observers):
+            delta = RequestDelta(self.request_id, choice, finish_reason="error", error=reason)
+            self.receive(Arrival(self, prompt_index, delta, time.monotonic()))
+
+    async def batches(self) -> AsyncIterator[list[Arrival]]:
+        """What has arrived since the last time, until every completion has ended.
+
+        Raises RequestError (500, 503) where the engine failed, ClientDisconnectedError.
+        """
+        while True:
+            while not self._arrivals and not self._disconnected:
+                if not self.running:
+                    return
+                self._waiter = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if self._disconnected:
+                raise ClientDisconnectedError
+            arrivals, self._arrivals = self._arrivals, []
+            for arrival in arrivals:
+                if arrival.delta.finish_reason == "error":
+                    reason = arrival.delta.error or "unknown reason"
+                    raise RequestError(f"The engine failed on this request: {reason}", status=500)
+                if arrival.delta.finish_reason == "abort":
+                    raise RequestError("The server ended this request before it was finished", status=503)
+            yield arrivals
+
+    def close(self) -> None:
+        """Abort what still runs; idempotent."""
+        self._open.discard(self)
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+        if self.running:
+            for observer in self._observers.values():
+                observer.aborted()
+            self._observers.clear()
+            for request_id in self._submitted:
+                self._engine.abort(request_id)
+
+    def watch(self, receive: Receive) -> Generation:
+        """Look out for the client's disconnect until `close`."""
+        self._watcher = asyncio.create_task(self._watch(receive))
+        return self
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._disconnected = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

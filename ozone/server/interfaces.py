@@ -1,0 +1,76 @@
+"""What the server needs of the engine, the tokenizer and the chat template, and nothing more.
+
+`ozone.engine` fulfils these protocols; a test may fulfil them with less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ozone.engine.outputs import EngineStats, RequestDelta
+from ozone.engine.sampling_params import SamplingParams
+
+OnDelta = Callable[[RequestDelta], None]
+
+
+class EngineClient(Protocol):
+    """An engine that runs in a thread of its own."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the engine died, or None while it lives."""
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        *,
+        on_delta: OnDelta,
+        priority: int = 0,
+    ) -> None:
+        """Queue a request; `on_delta` is called in the engine's thread. Raises RequestError."""
+
+    def abort(self, request_id: str) -> None:
+        """End a request and free its blocks; unknown and finished ids are fine."""
+
+    def stats(self) -> EngineStats:
+        """A snapshot of the engine's state and counters."""
+
+    def drain(self, timeout: float | None) -> bool:
+        """Refuse new requests and wait for the running ones: whether they ended in time."""
+
+    def shutdown(self) -> None:
+        """Stop the engine's thread."""
+
+
+class ServerTokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 to vocab_size - 1."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text."""
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids."""
+
+    def token_text(self, token_id: int) -> str:
+        """One token as log-probabilities show it."""
+
+
+class ServerChatTemplate(Protocol):
+    """Renders a conversation as the prompt that the model was trained on."""
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt text. Raises RequestError where the template refuses the conversation."""

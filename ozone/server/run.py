@@ -1,0 +1,139 @@
+"""Running an app under uvicorn: binding, saying where, and draining when a signal asks to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+from uvicorn.config import LOGGING_CONFIG
+
+from ozone.errors import ConfigError
+from ozone.server.app import create_app
+from ozone.server.settings import ServerSettings, ServerState
+
+logger = logging.getLogger(__name__)
+
+# Once the engine is done, clients get this long to read the ends of their answers.
+_FLUSH_SECONDS = 5
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """Take the port, so that a port in use is known before a model is loaded. Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
+    return listener
+
+
+def server_url(settings: ServerSettings, listener: socket.socket) -> str:
+    """Where clients on this machine reach the server."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}{settings.root_path}"
+
+
+def run_server(state: ServerState, listener: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; return when running requests have ended or had their time.
+
+    `listener`: what `bind` returned; None binds now. Raises ConfigError where the port is not to be had.
+    """
+    listener = listener or bind(state.settings)
+    server = DrainingServer(state, listener)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+        state.engine.shutdown()
+
+
+class DrainingServer(uvicorn.Server):
+    """Keeps answering while it drains: new work is refused with 503, running work goes on.
+
+    A first signal drains, a second one ends the process at once.
+    """
+
+    def __init__(self, state: ServerState, listener: socket.socket) -> None:
+        settings = state.settings
+        super().__init__(
+            uvicorn.Config(
+                create_app(state),
+                log_level=settings.uvicorn_log_level,
+                log_config=_log_config(),
+                access_log=settings.access_log,
+                ssl_keyfile=settings.ssl_keyfile,
+                ssl_certfile=settings.ssl_certfile,
+                root_path=settings.root_path,
+                lifespan="on",
+                timeout_graceful_shutdown=_FLUSH_SECONDS,
+                server_header=False,
+            )
+        )
+        self._state = state
+        self._url = server_url(settings, listener)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        print(f"Serving {self._state.model_names[0]} at {self._url}/v1", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Unlike uvicorn's own, this does not raise the signal again afterwards: a drained exit is 0.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._state.draining or self._loop is None:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+            return
+        self.drain()
+
+    def drain(self) -> None:
+        """Stop taking requests, and exit when those that run have ended. May be called in any thread."""
+        self._state.draining = True
+        threading.Thread(target=self._drain, name="ozone-drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        running = self._state.engine.stats().num_running + self._state.engine.stats().num_waiting
+        timeout = self._state.settings.shutdown_timeout
+        if running:
+            line = (
+                f"Shutting down: {running} requests may go on for {timeout:g} s; signal again to end at once"
+            )
+            print(line, file=sys.stderr, flush=True)
+        if not self._state.engine.drain(timeout):
+            self._state.engine.shutdown()  # ends what is left with "abort", which its clients are told
+        self.should_exit = True
+
+
+def _log_config() -> dict[str, object]:
+    """uvicorn's, except that every line goes to stderr: stdout is for results."""
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    return config

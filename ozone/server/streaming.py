@@ -1,0 +1,69 @@
+"""Server-sent events: one response whose events are written as the engine produces them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ozone.errors import RequestError
+from ozone.server.errors import error_body, error_response
+from ozone.server.generation import Arrival, ClientDisconnectedError, Generation
+
+# Turns what has arrived into the JSON values of events; given None once, after the last arrival.
+ToEvents = Callable[[list[Arrival] | None], Iterable[Any]]
+
+_DONE = b"data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream(Response):
+    """Streams one generation and aborts it when the client leaves.
+
+    The status is sent with the first event, so that what fails before it is a plain HTTP error; what
+    fails later is an event of its own, followed by the usual end.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, generation: Generation, to_events: ToEvents) -> None:
+        super().__init__()
+        self._generation = generation
+        self._to_events = to_events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._generation.watch(receive) as generation:
+            started = False
+            try:
+                async for chunk in self._chunks(generation.batches()):
+                    if not started:
+                        await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+                        started = True
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+            except RequestError as error:
+                if not started:
+                    await error_response(error)(scope, receive, send)
+                else:
+                    body = _event(error_body(error)) + _DONE
+                    await send({"type": "http.response.body", "body": body, "more_body": False})
+            except (ClientDisconnectedError, OSError):
+                return  # Nobody reads any more; leaving the context aborts the request.
+
+    async def _chunks(self, batches: AsyncIterator[list[Arrival]]) -> AsyncIterator[bytes]:
+        async for arrivals in batches:
+            if chunk := b"".join(map(_event, self._to_events(arrivals))):
+                yield chunk
+        if chunk := b"".join(map(_event, self._to_events(None))):
+            yield chunk
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
