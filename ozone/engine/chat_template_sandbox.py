@@ -176,6 +176,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
                     case str() as text:
                         self.meter.charge(len(text))
                     case list() | tuple() as items:
+                        self.meter.tick()
                         self.meter.charge(8 * len(items))
                         open_ends.extend(items)
                     case dict() as entries:

@@ -1,0 +1,320 @@
+"""Chat templates: the same prompts as transformers renders, errors in one line, and no way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ozone.engine import chat_template_sandbox
+from ozone.engine.chat_template import ChatTemplate, read_chat_template
+from ozone.errors import ConfigError, ModelFileError, RequestError
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA2 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+WITH_TOOLS = """{%- set ns = namespace(seen=0) %}
+{%- if tools is not none %}
+{{- '<tools>' }}
+    {%- for tool in tools %}
+    {{- '\\n' ~ tool | tojson }}
+    {%- endfor %}
+{{- '</tools>' }}
+{%- endif %}
+{%- for message in messages if message.role != 'skip' %}
+    {%- set ns.seen = ns.seen + 1 %}
+    {%- if message.role == 'assistant' %}
+        {%- generation %}
+        {{- message.content | trim }}
+        {%- for call in message.tool_calls or [] %}
+            {{- call.function.name ~ ' ' ~ call.function.arguments | tojson }}
+            {%- if loop.index == 2 %}{% break %}{% endif %}
+        {%- endfor %}
+        {%- endgeneration %}
+    {%- else %}
+        {{- '[%s] %d ' % (message.role, ns.seen) + message['content'] }}
+    {%- endif %}
+{%- endfor %}
+{%- macro closing(word='done') -%}
+    <{{ word }}:{{ ns.seen }}>
+{%- endmacro %}
+{{- closing() }}{{ messages | map(attribute='role') | join(',') }}{{ 'a b c'.split(' ')[::-1] | join('-') }}
+{{- 'x'.replace('x', 'yy') }}{{ enable_thinking is defined and enable_thinking }}
+{{- '%05.1f' | format(3.14159) }}
+"""
+PARTS = (
+    "{% for message in messages %}{{ message.role }}:{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}<{{ part['text'] }}>{% endif %}{% endfor %}{% endfor %}"
+)
+EITHER = (
+    "{% for message in messages %}{% set content = message.content %}{% if content is string %}"
+    "{{ content }}{% else %}{% for part in content %}<{{ part.text }}>{% endfor %}{% endif %}{% endfor %}"
+)
+USER = [{"role": "user", "content": "Hi <b>\"there\"</b> & 'you' {{ 1 }} é 👩‍👩‍👧"}]
+TURNS = [*USER, {"role": "assistant", "content": " Hello. "}, {"role": "user", "content": "and?"}]
+TOOLS = [{"type": "function", "function": {"name": "f<>&'", "parameters": {"é": ["a", 1, None, 2.5, True]}}}]
+
+
+def render(source: str, messages: Any = USER, **kwargs: Any) -> str:
+    return ChatTemplate(source, bos_token="<s>", eos_token="</s>").render(messages, **kwargs)
+
+
+@pytest.mark.parametrize("source", [CHATML, LLAMA2, WITH_TOOLS])
+@pytest.mark.parametrize("messages", [USER, TURNS])
+@pytest.mark.parametrize("tools", [None, TOOLS])
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_renders_what_transformers_renders(
+    source: str, messages: Any, tools: Any, add_generation_prompt: bool
+) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    options = {"add_generation_prompt": add_generation_prompt, "enable_thinking": True}
+    [expected], _ = render_jinja_template(
+        [messages], chat_template=source, tools=tools, bos_token="<s>", eos_token="</s>", **options
+    )
+    assert render(source, messages, tools=tools, **options) == expected
+
+
+def test_a_token_that_the_model_lacks_is_empty_text() -> None:
+    assert ChatTemplate("{{ bos_token }}|{{ unk_token }}", unk_token="<unk>").render(USER) == "|<unk>"
+
+
+def test_text_parts_are_joined_where_the_template_takes_a_string() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert "one\ntwo" in render(CHATML, [{"role": "user", "content": parts}])
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "expected"),
+    [
+        (PARTS, [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}], "user:<one><two>"),
+        (PARTS, "plain", "user:<plain>"),
+        (EITHER, [{"type": "text", "text": "one"}], "<one>"),
+        (EITHER, "plain", "plain"),
+    ],
+)
+def test_text_parts_are_kept_where_the_template_reads_parts(source: str, content: Any, expected: str) -> None:
+    assert render(source, [{"role": "user", "content": content}]) == expected
+
+
+def test_a_missing_content_is_empty_text() -> None:
+    messages = [{"role": "user", "content": None}, {"role": "assistant"}]
+    assert render("{% for m in messages %}[{{ m.content }}]{% endfor %}", messages) == "[][]"
+
+
+def test_tool_call_arguments_reach_the_template_as_an_object() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": [1]}'}}
+    source = "{% for c in messages[0].tool_calls %}{{ c.function.arguments.a[0] + 1 }}{% endfor %}"
+    assert render(source, [{"role": "assistant", "content": None, "tool_calls": [call]}]) == "2"
+    assert call["function"]["arguments"] == '{"a": [1]}'
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        ("hello", "messages[0] must be an object with a role"),
+        ({"content": "x"}, "messages[0] must be an object with a role"),
+        ({"role": "user", "content": 3}, "messages[0].content must be a string or a list of parts"),
+        ({"role": "user", "content": [3]}, "messages[0].content[0] must be an object with a type"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "messages[0].content[0]: a part of type 'image_url' is not supported, only 'text'",
+        ),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text must be a string"),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},
+            "messages[0].tool_calls[0].function.arguments is not valid JSON",
+        ),
+    ],
+)
+def test_a_malformed_message_is_refused_in_one_line(message: Any, complaint: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        render(CHATML, [message])
+    assert str(caught.value) == complaint
+    assert caught.value.param == "messages"
+
+
+def test_what_the_template_refuses_is_said_in_its_words() -> None:
+    with pytest.raises(RequestError, match="Conversation roles must alternate user/assistant"):
+        render(LLAMA2, [*USER, *USER])
+
+
+def test_an_error_inside_the_template_is_the_requests_error() -> None:
+    with pytest.raises(RequestError, match="cannot render these messages: division by zero"):
+        render("{{ 1 / (messages | length - 1) }}")
+
+
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ x", "{% for a in b %}", "{{ x | no_such_filter }}", "{% nope %}"]
+)
+def test_a_template_that_is_not_jinja_is_a_model_file_error_with_its_line(source: str) -> None:
+    with pytest.raises(ModelFileError, match=r"^the chat template is not valid Jinja: line 2: [^\n]+$"):
+        ChatTemplate("first line\n" + source).validate()
+
+
+def test_a_huge_or_deep_template_is_a_model_file_error() -> None:
+    with pytest.raises(ModelFileError):
+        ChatTemplate("x" * (2 << 20)).validate()
+    with pytest.raises(ModelFileError):
+        ChatTemplate("{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}").validate()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ messages.__class__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ '' | attr('__class__') }}",
+        "{{ messages | map(attribute='__class__') | list }}",
+        "{{ messages | map('attr', '__class__') | list }}",
+        "{{ '{0.__class__.__mro__}'.format(messages) }}",
+        "{{ ('{0.__class__}' | attr('format'))(messages) }}",
+        "{{ ['{0.__class__}'] | map('format', messages) | list }}",
+        "{{ messages | groupby('__class__') }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ strftime_now.__globals__['os'].system('x') }}",
+        "{{ range.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ joiner.__init__.__globals__ }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{{ dict.__globals__ }}",
+        "{{ dict.mro() }}",
+        "{{ namespace.mro() }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ self._TemplateReference__context.environment }}",
+        "{{ environment.filters }}{{ environment.__class__ }}",
+        "{% set n = namespace() %}{% set n.__class__ = dict %}{{ n.__class__ }}",
+        "{% set n = namespace(__class__=1) %}{{ n.__class__ }}",
+        "{% macro m() %}{% endmacro %}{{ m.__globals__ }}{{ m._func.__globals__ }}",
+        "{% for m in messages %}{{ loop.__class__ }}{{ loop._iterator.gi_frame }}{% endfor %}",
+        "{{ (messages | map('upper')).gi_frame }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ messages[0].pop('role') }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os }}",
+        "{% extends '/etc/passwd' %}",
+        "{{ lipsum.__globals__ }}",
+        "{{ get_flashed_messages.__globals__ }}",
+    ],
+)
+def test_a_template_never_reaches_pythons_internals(attack: str) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    try:
+        text = ChatTemplate(attack).render(messages)
+    except (RequestError, ModelFileError):
+        text = ""
+    assert "class" not in text.replace("{0.__class__}", "")
+    assert "<function" not in text and "module" not in text and "object at" not in text
+    assert messages == [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+        "{% set x %}{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}{% endset %}",
+        "{{ 'a' * 10 ** 9 }}",
+        "{{ [0] * 10 ** 9 }}",
+        "{{ ['x' * 10 ** 6] * 99999 }}",
+        "{{ 9 ** (9 ** 9) }}",
+        "{% set n = namespace(s='aaaa') %}{% for i in range(100) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% set n = namespace(s='aaaa') %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set n = namespace(s=[1]) %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set n = namespace(s=[1]) %}{% for i in range(50) %}{% set n.s = [n.s, n.s] %}{% endfor %}"
+        "{{ n.s }}",
+        "{% set n = namespace(s=[1]) %}{% for i in range(50) %}{% set n.s = [n.s, n.s] %}{% endfor %}"
+        "{{ n.s | tojson }}",
+        "{% set n = namespace(s=9) %}{% for i in range(100) %}{% set n.s = n.s * n.s %}{% endfor %}",
+        "{{ 'a'.ljust(10 ** 9) }}",
+        "{{ 'a'.zfill(10 ** 9) }}",
+        "{{ '\t'.expandtabs(10 ** 9) }}",
+        "{{ 'a' | center(10 ** 9) }}",
+        "{{ [1] | batch(10 ** 9, 0) | list }}",
+        "{{ 'a\nb' | indent(10 ** 9) }}",
+        "{{ 'a\nb' | indent(width=10 ** 9) }}",
+        "{{ '%1000000000d' % 3 }}",
+        "{{ '%*d' % (10 ** 9, 3) }}",
+        "{{ '%1000000000d' | format(3) }}",
+        "{{ '{:1000000000}'.format(3) }}",
+        "{{ '{:{}}'.format(3, 10 ** 9) }}",
+        "{{ strftime_now('%1000000000d') }}",
+        "{{ ('x' * 10 ** 6).replace('x', 'y' * 10 ** 6) }}",
+        "{{ ('x' * 10 ** 6) | replace('x', 'y' * 10 ** 6) }}",
+        "{{ range(99999) | join('x' * 10 ** 5) }}",
+        "{{ ('x' * 10 ** 5).join(['a'] * 99999) }}",
+        "{{ lipsum(n=10 ** 9) }}",
+        "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    ],
+)
+def test_a_template_cannot_run_on_or_fill_the_memory(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template_sandbox, "MAX_SECONDS", 0.2)
+    with pytest.raises((RequestError, ModelFileError)) as caught:
+        render(bomb)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_conversation_is_rendered_within_the_limits() -> None:
+    messages = [{"role": ("user", "assistant")[n % 2], "content": "word " * 100} for n in range(2000)]
+    assert len(render(CHATML, messages)) > 1_000_000
+
+
+def test_a_prompt_over_the_limit_is_refused() -> None:
+    with pytest.raises(RequestError, match="longer than 8388608 characters"):
+        render(CHATML, [{"role": "user", "content": "x" * (9 << 20)}])
+
+
+def test_renders_at_the_same_time_in_several_threads() -> None:
+    template = ChatTemplate(CHATML)
+    results: list[str] = []
+    threads = [
+        threading.Thread(
+            target=lambda n=n: results.append(template.render([{"role": "user", "content": str(n)}]))
+        )
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == sorted(template.render([{"role": "user", "content": str(n)}]) for n in range(8))
+
+
+def test_a_template_argument_is_a_template_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text(CHATML, encoding="utf-8")
+    assert read_chat_template(str(file)) == CHATML
+    assert read_chat_template(CHATML) == CHATML
+    with pytest.raises(ConfigError, match=r"no-such-file.*neither a Jinja template nor a readable file"):
+        read_chat_template("no-such-file.jinja")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe{{")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_chat_template(str(tmp_path / "binary"))
+    with pytest.raises(ConfigError):
+        read_chat_template("a\0b")
+
+
+def test_jinja_is_imported_only_when_a_template_is_used() -> None:
+    code = (
+        "import sys; from ozone.engine.chat_template import ChatTemplate; t = ChatTemplate('{{ 1 }}');"
+        "assert 'jinja2' not in sys.modules; assert t.render([]) == '1'; assert 'jinja2' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
