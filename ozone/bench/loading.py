@@ -1,0 +1,49 @@
+"""A model loaded for a benchmark, with what reports say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ozone.bench.reporting import Reporter
+from ozone.config.args import EngineArgs
+from ozone.config.model import ModelConfig
+from ozone.entrypoints.assemble import LoadedModel, load
+from ozone.weights.model_files import open_model
+
+
+@dataclass(frozen=True)
+class BenchModel:
+    """The model and its geometry."""
+
+    loaded: LoadedModel
+    geometry: ModelConfig
+
+    @property
+    def title(self) -> str:
+        """The run in a few words, for the head of a table."""
+        config = self.loaded.config
+        return (
+            f"{config.model.model}, {config.model.dtype}, -O{config.optimization_level}, "
+            f"{config.parallel.num_threads} threads"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        config = self.loaded.config
+        return {
+            "name": config.model.model,
+            "dtype": config.model.dtype,
+            "optimization_level": config.optimization_level,
+            "num_threads": config.parallel.num_threads,
+            "startup": self.loaded.startup.report(),
+        }
+
+
+def load_for_bench(args: EngineArgs, reporter: Reporter) -> BenchModel:
+    """Load the model that `args` name. Raises `OzoneError` as `load` does."""
+    loaded = load(args)
+    reporter.note(loaded.startup.line())
+    files = open_model(
+        loaded.config.model.model, revision=args.revision, download_dir=args.download_dir, config_only=True
+    )
+    return BenchModel(loaded, files.config)
