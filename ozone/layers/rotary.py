@@ -24,7 +24,8 @@ class RotaryEmbedding(LoadableLayer):
     def __init__(self, config: RopeConfig, head_dim: int, max_model_len: int) -> None:
         super().__init__()
         self.config = config
-        self.rotary_dim = int(head_dim * config.partial)
+        # The share may be a quotient of integers, so allow for its rounding.
+        self.rotary_dim = int(head_dim * config.partial + 1e-6)
         self.max_model_len = max_model_len
         self.register_buffer("cos_sin", torch.empty(max_model_len, self.rotary_dim, device="meta"))
 
