@@ -9,13 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ozone.engine.outputs import Logprob, LogprobsOfToken
+from ozone.engine.selection import indices_of_largest
 
 Row = NDArray[np.float32]
-
-
-def kth_largest(row: Row, k: int) -> float:
-    """The k-th largest value of `row`, 1 <= k <= len(row)."""
-    return float(np.partition(row, len(row) - k)[len(row) - k])
 
 
 def token_logprobs(
@@ -51,9 +47,7 @@ def prompt_token_logprobs(
 
 
 def _most_likely(row: Row, count: int) -> list[int]:
-    if count >= len(row):
-        candidates = np.arange(len(row))
-    else:
-        candidates = np.flatnonzero(row >= np.float32(kth_largest(row, count)))
+    """The `count` most likely tokens, best first, of equally likely ones the lowest first."""
+    candidates = indices_of_largest(row, count)
     order = np.argsort(-row[candidates], kind="stable")
     return [int(token) for token in candidates[order[:count]]]

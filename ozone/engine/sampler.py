@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ozone.engine.logprobs import kth_largest, token_logprobs
+from ozone.engine.logprobs import token_logprobs
 from ozone.engine.outputs import LogprobsOfToken
 from ozone.engine.sampling_state import Logits, SamplingState
+from ozone.engine.selection import indices_of_largest, invert_running_sum
 
 NO_TOKEN = -1
+_SMALL_NUCLEUS = 512
 _NOT_FINITE = "the model's logits are not finite (NaN or infinity) at position {}"
 _NONE_LEFT = "no token may stand at position {}: the request's token restrictions leave none"
 
@@ -84,7 +86,7 @@ def _choose(row: Logits, state: SamplingState) -> int:
     if state.top_p < 1:
         kept = _nucleus(weights, state.top_p)
         ids, weights = kept if ids is None else ids[kept], weights[kept]
-    index = _invert(weights, state.uniform())
+    index = invert_running_sum(weights, state.uniform())
     return index if ids is None else int(ids[index])
 
 
@@ -95,15 +97,15 @@ def _candidates(
 
     Tokens as likely as the k-th stay.
     """
-    floor = -math.inf
+    ids = None
     if state.min_p > 0:
         floor = top + state.temperature * math.log(state.min_p)
-    if state.top_k:
-        floor = max(floor, kth_largest(row, state.top_k))
-    ids = None
-    if floor > -math.inf:
-        ids = np.flatnonzero(row >= np.float32(min(floor, top)))
+        ids = np.flatnonzero(row >= np.float32(floor))
         row = row[ids]
+    if state.top_k and state.top_k < len(row):
+        largest = indices_of_largest(row, state.top_k)
+        ids = largest if ids is None else ids[largest]
+        row = row[largest]
     weights = row.astype(np.float64)
     weights -= top
     weights /= state.temperature
@@ -113,13 +115,16 @@ def _candidates(
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
     """Indices, ascending, of the fewest most likely tokens that hold `top_p` of the weight.
 
-    Of equally likely ones the lowest go first. Only tokens that could belong are sorted: all those below
-    (1 - top_p) / count of the weight hold less than 1 - top_p together.
+    Of equally likely ones the lowest go first. Most nuclei are small, so a few tokens are tried first.
     """
     total = float(weights.sum())
-    possible = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
+    share = top_p * total
+    possible = indices_of_largest(weights, _SMALL_NUCLEUS)
+    if weights[possible].sum() < share:
+        # All below this mean hold less than 1 - top_p together, so that none of them belongs.
+        possible = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
     ordered = np.sort(weights[possible])[::-1]
-    size = min(int(np.searchsorted(np.cumsum(ordered), top_p * total)) + 1, len(ordered))
+    size = min(int(np.searchsorted(np.cumsum(ordered), share)) + 1, len(ordered))
     least = ordered[size - 1]
     kept: NDArray[np.int64] = possible[weights[possible] >= least]
     surplus = len(kept) - size
@@ -127,11 +132,3 @@ def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
         ties = np.flatnonzero(weights[kept] == least)
         kept = np.delete(kept, ties[-surplus:])
     return kept
-
-
-def _invert(weights: NDArray[np.float64], uniform: float) -> int:
-    sums = np.cumsum(weights)
-    total = sums[-1]
-    index = int(np.searchsorted(sums, uniform * total, side="right"))
-    # Rounding may carry the product up to the total: then it is the last token with any weight.
-    return index if index < len(sums) else int(np.searchsorted(sums, total))

@@ -130,7 +130,6 @@ class Scheduler:
         """Take a request's blocks. Its tokens stay; it computes them again when its turn comes."""
         self._stop_running(request)
         request.num_computed_tokens = 0
-        request.num_registered_blocks = 0
         if request.wants_prompt_logprobs:
             del request.prompt_logprobs[1:]
         self.num_preemptions += 1

@@ -6,7 +6,7 @@ import pytest
 from engine_stubs import make_engine
 
 
-@pytest.fixture()
+@pytest.fixture
 def engines():
     """`make_engine`, whose engines are shut down after the test and must then hold no block."""
     made = []

@@ -1,7 +1,8 @@
 """A runner without a model, and a tokenizer without a vocabulary, whose answers depend on every token.
 
-The runner keeps tokens in the slots of its blocks and computes logits from what it reads back through
-the block table, so that a lost, misplaced or overwritten token changes the answer.
+The runner keeps a value for each token in the slots of its blocks. As in a real model, the value depends
+on everything before the token, and logits on all values read back through the block table: a lost,
+misplaced, overwritten or wrongly shared position changes the answer.
 """
 
 from __future__ import annotations
@@ -21,10 +22,23 @@ VOCAB_SIZE = 64
 EMPTY = -1
 
 
-def logits_after(token_ids: Sequence[int], vocab_size: int = VOCAB_SIZE) -> np.ndarray:
-    """What the stub predicts after `token_ids`: noise that depends on all of them."""
-    digest = hashlib.blake2b(np.array(token_ids, dtype=np.int64).tobytes(), digest_size=8).digest()
+def value_of(token_id: int, previous: int) -> int:
+    """What the stub keeps for a token that follows a token with the value `previous`."""
+    return (previous * 6364136223846793005 + token_id * 2654435761 + 1442695040888963407) % (1 << 61)
+
+
+def logits_of(values: Sequence[int], vocab_size: int = VOCAB_SIZE) -> np.ndarray:
+    """What the stub predicts from the values of all positions: noise that depends on each."""
+    digest = hashlib.blake2b(np.array(values, dtype=np.int64).tobytes(), digest_size=8).digest()
     return 3 * np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(vocab_size, np.float32)
+
+
+def logits_after(token_ids: Sequence[int], vocab_size: int = VOCAB_SIZE) -> np.ndarray:
+    """What the stub predicts after `token_ids`."""
+    values = [0]
+    for token_id in token_ids:
+        values.append(value_of(token_id, values[-1]))
+    return logits_of(values[1:], vocab_size)
 
 
 class StubRunner:
@@ -34,10 +48,10 @@ class StubRunner:
         self.num_blocks, self.block_size, self.vocab_size = num_blocks, block_size, vocab_size
         self.slots = np.full(num_blocks * block_size, EMPTY, dtype=np.int64)
         self.before_step = before_step
-        self.steps: list[list[tuple[str, int, int]]] = []
+        self.steps: list[list[tuple[str, int, int, str]]] = []
 
     def execute(self, scheduled: list[ScheduledRequest]) -> np.ndarray:
-        self.steps.append([(s.request.request_id, s.start, s.num_tokens) for s in scheduled])
+        self.steps.append([(s.request.request_id, s.start, s.num_tokens, s.logits) for s in scheduled])
         if self.before_step is not None:
             self.before_step(scheduled)
         rows: dict[int, list[np.ndarray]] = {}
@@ -53,10 +67,13 @@ class StubRunner:
         assert item.start == request.num_computed_tokens
         assert end <= len(request.token_ids)
         slots = self._slots(request.block_ids, end)
-        self.slots[slots[item.start :]] = request.token_ids[item.start : end]
-        context = self.slots[slots]
+        value = int(self.slots[slots[item.start - 1]]) if item.start else 0
+        for position in range(item.start, end):
+            value = value_of(request.token_ids[position], value)
+            self.slots[slots[position]] = value
+        values = self.slots[slots]
         first = {"none": end, "last": end - 1, "all": item.start}[item.logits]
-        return [logits_after(context[: position + 1], self.vocab_size) for position in range(first, end)]
+        return [logits_of(values[: position + 1], self.vocab_size) for position in range(first, end)]
 
     def _slots(self, block_ids: list[int], end: int) -> np.ndarray:
         positions = np.arange(end)
@@ -65,7 +82,7 @@ class StubRunner:
 
 
 class StubTokenizer:
-    """Token t is the letter chr(97 + t % 26), printed as three bytes' worth of tokens never split."""
+    """Token t is the letter chr(97 + t % 26)."""
 
     vocab_size = VOCAB_SIZE
 

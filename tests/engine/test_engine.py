@@ -1,4 +1,4 @@
-"""The engine end to end over a stub model: what comes out, when it ends, and that one request's trouble is its own."""
+"""The engine end to end over a stub model: what comes out of a request, and when and why it ends."""
 
 from __future__ import annotations
 
