@@ -25,7 +25,7 @@ def shown(value: object) -> str:
 def map_file(path: Path) -> memoryview:
     """A whole regular file, mapped read-only. The mapping lives as long as views of it do."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ModelFileError(f"{path}: not a regular file")
@@ -39,15 +39,15 @@ def map_file(path: Path) -> memoryview:
 def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
     """A whole UTF-8 file of at most `max_bytes`."""
     try:
-        with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise ModelFileError(f"{path}: not a regular file")
-            data = file.read(max_bytes + 1)
+            if status.st_size > max_bytes:
+                raise ModelFileError(f"{path}: larger than {max_bytes >> 20} MB")
+            return decode_text(file.read(status.st_size), str(path))
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(data) > max_bytes:
-        raise ModelFileError(f"{path}: larger than {max_bytes >> 20} MB")
-    return decode_text(data, str(path))
 
 
 def decode_text(data: bytes, where: str) -> str:
@@ -93,3 +93,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a key occurs twice")
     return value
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens even a pipe that nobody writes to, so that it can be refused."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ozone.errors import ModelFileError
-from ozone.weights.safetensors_source import FOREIGN_PREFIX, INDEX, PICKLED, SINGLE
+from ozone.weights.safetensors_source import FOREIGN_PREFIX, INDEX, PICKLED, SINGLE, pickle_refused
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"({_PART}(?:/{_PART})?)(?::([^:/][^:]*))?")
@@ -57,34 +57,33 @@ def files_to_fetch(repo: str, names: Sequence[str], file: str | None, *, config_
     """Which of a repository's files a model needs: safetensors, or else one GGUF file."""
     top = [name for name in names if "/" not in name]
     tensors = [n for n in top if n.endswith(".safetensors") and not n.startswith(FOREIGN_PREFIX)]
-    if file is not None or not tensors:
-        return [_choose_gguf(repo, names, file)]
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if file is not None or (ggufs and not tensors):
+        return [_choose_gguf(repo, ggufs, file)]
+    if "config.json" not in top:
+        raise ModelFileError(f"{repo}: the repository has neither a config.json nor GGUF files")
     if config_only:
-        return [name for name in top if name == "config.json"]
+        return ["config.json"]
+    if not tensors:
+        if any(PurePosixPath(name).suffix in PICKLED for name in names):
+            raise pickle_refused(repo)
+        raise ModelFileError(f"{repo}: the repository has neither safetensors nor GGUF files")
     if INDEX not in top and SINGLE in top:
         tensors = [SINGLE]
     return tensors + [name for name in top if name.endswith((".json", ".jinja"))]
 
 
-def _choose_gguf(repo: str, names: Sequence[str], file: str | None) -> str:
+def _choose_gguf(repo: str, ggufs: Sequence[str], file: str | None) -> str:
     """The GGUF file of that name or of that quantization (``Q4_K_M``); the only one where none is named."""
-    found = sorted(name for name in names if name.endswith(".gguf"))
-    if file is None and not found:
-        if any(PurePosixPath(name).suffix in PICKLED for name in names):
-            raise ModelFileError(
-                f"{repo}: has only pickle files, which can run code when they are opened;"
-                " a repository with safetensors or GGUF is needed"
-            )
-        raise ModelFileError(f"{repo}: the repository has neither safetensors nor GGUF files")
+    matches = list(ggufs)
     if file is not None:
         quantization = re.compile(rf"(?i)(.*[-._/])?{re.escape(file)}\.gguf")
-        matches = [file] if file in found else [name for name in found if quantization.fullmatch(name)]
-    else:
-        matches = found
+        matches = [file] if file in ggufs else [name for name in ggufs if quantization.fullmatch(name)]
     if len(matches) == 1:
         return matches[0]
-    listed = ", ".join((matches or found)[:_LISTED]) + (", ..." if len(matches or found) > _LISTED else "")
-    if file is not None and not matches:
+    shown = matches or ggufs
+    listed = ", ".join(shown[:_LISTED]) + (", ..." if len(shown) > _LISTED else "")
+    if not matches:
         raise ModelFileError(f"{repo}: no file {file} (GGUF files there: {listed or 'none'})")
     raise ModelFileError(f"{repo}: name one of its {len(matches)} GGUF files as {repo}:FILE ({listed})")
 
@@ -138,7 +137,12 @@ def _from_cache(
     except errors.LocalEntryNotFoundError:
         raise _explained(problem, repo, revision) from None
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return folder, choose(names)
+    try:
+        return folder, choose(names)
+    except ModelFileError:
+        if any(name.endswith((".safetensors", ".gguf")) for name in names):
+            raise
+        raise _explained(problem, repo, revision) from None  # no more than the config was ever fetched
 
 
 def _snapshot_of(path: str, name: str) -> Path:

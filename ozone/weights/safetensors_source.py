@@ -96,7 +96,7 @@ def refuse_pickles(folder: Path) -> None:
             raise pickle_refused(path)
 
 
-def pickle_refused(path: Path) -> ModelFileError:
+def pickle_refused(path: Path | str) -> ModelFileError:
     """The error for weights that cannot be opened without running what is in them."""
     return ModelFileError(
         f"{path}: pickle files can run code when they are opened; convert the model to safetensors"

@@ -195,9 +195,18 @@ def test_what_is_no_model_says_why(tmp_path: Path) -> None:
         open_model(str(tmp_path / "model.safetensors"))
     with pytest.raises(ModelFileError, match=r"a model is a directory or a \.gguf file"):
         open_model(str(tmp_path / "config.json"))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gguf")
+    for name in (tmp_path, tmp_path / "pipe.gguf"):
+        with pytest.raises(ModelFileError, match="not a regular file"):
+            open_model(str(name))
+    folder = write_hf_model(tmp_path / "hf")
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "x.safetensors")
     with pytest.raises(ModelFileError, match="not a regular file"):
-        open_model(str(tmp_path / "pipe.gguf"))
+        open_model(str(folder)).open_weights()
 
 
 @pytest.mark.parametrize(
