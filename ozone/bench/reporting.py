@@ -14,9 +14,9 @@ Row = tuple[str, str, str]
 """A line of a table: what, the figure with its unit, and a remark (spread, limit) or an empty string."""
 
 
-def add_report_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
-    parser.add_argument(
+def add_report_arguments(parser: argparse.ArgumentParser) -> argparse.Action:
+    """Add `--json`, and return it."""
+    return parser.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout; progress and table go to stderr"
     )
 

@@ -76,35 +76,25 @@ def take(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
     return [prompts[index % len(prompts)] for index in range(number)]
 
 
-def add_length_arguments(parser: argparse.ArgumentParser, *, input_len: int, output_len: int) -> None:
-    """Add `--input-len` and `--output-len` with these defaults."""
-    group = parser.add_argument_group("workload")
-    group.add_argument(
-        "--input-len",
-        type=count,
-        default=input_len,
-        metavar="N",
-        help="tokens a prompt (default: %(default)s)",
-    )
-    group.add_argument(
-        "--output-len",
-        type=count,
-        default=output_len,
-        metavar="N",
-        help="tokens to generate for each, whatever the model says (default: %(default)s)",
-    )
+def add_length_arguments(
+    parser: argparse.ArgumentParser, *, input_len: int, output_len: int
+) -> list[argparse.Action]:
+    """Add `--input-len` and `--output-len` with these defaults, and return them."""
+    add = parser.add_argument_group("workload").add_argument
+    of_input = f"tokens a prompt (default: {input_len})"
+    of_output = f"tokens to generate for each, whatever the model says (default: {output_len})"
+    return [
+        add("--input-len", type=count, default=input_len, metavar="N", help=of_input),
+        add("--output-len", type=count, default=output_len, metavar="N", help=of_output),
+    ]
 
 
-def add_prompt_arguments(parser: argparse.ArgumentParser, *, num_prompts: int) -> None:
-    """Add `--num-prompts` with this default, and `--dataset-path`."""
-    group = parser.add_argument_group("prompts")
-    group.add_argument(
-        "--num-prompts", type=count, default=num_prompts, metavar="N", help="requests (default: %(default)s)"
-    )
-    group.add_argument(
-        "--dataset-path",
-        "--dataset",
-        type=Path,
-        metavar="FILE",
-        help="prompts from this file, one a line or .jsonl; --input-len is then unused",
-    )
+def add_prompt_arguments(parser: argparse.ArgumentParser, *, num_prompts: int) -> list[argparse.Action]:
+    """Add `--num-prompts` with this default, and `--dataset-path`; return them."""
+    add = parser.add_argument_group("prompts").add_argument
+    requests = f"requests (default: {num_prompts})"
+    file = "prompts from this file, one a line or .jsonl; --input-len is then unused"
+    return [
+        add("--num-prompts", type=count, default=num_prompts, metavar="N", help=requests),
+        add("--dataset-path", "--dataset", type=Path, metavar="FILE", help=file),
+    ]
