@@ -118,7 +118,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 return f"{flag}: {ANSWERS[name]}"
             if name in REFUSED_FLAGS:
                 return refusal(flag, REFUSED_FLAGS[name])
-        return f"there is no flag {flag}{nearest(flag, self._option_string_actions)}"
+        return f"there is no flag {flag}{nearest(flag, self._option_string_actions, '; see --help')}"
 
 
 class _LeavesAction(argparse.Action):

@@ -73,10 +73,16 @@ def nearest_graph_mode(wanted: CUDAGraphMode, *, pieces: bool, full: bool) -> CU
     return wanted if possible else CUDAGraphMode.NONE
 
 
+def _require_compilation(r: Resolution, by: str, reason: str) -> None:
+    """Raise the mode for the user's value of `by`, unless the level has it as high anyway."""
+    if r.by_user(MODE) or TABLE[MODE][r.level] != CompilationMode.VLLM_COMPILE:
+        r.require(MODE, CompilationMode.VLLM_COMPILE, by, reason)
+
+
 def _require_for_graphs(r: Resolution) -> None:
     if not r.by_user(GRAPHS) or r.value(GRAPHS) not in _PIECES:
         return
-    r.require(MODE, CompilationMode.VLLM_COMPILE, GRAPHS, "piecewise graphs need mode=VLLM_COMPILE")
+    _require_compilation(r, GRAPHS, "piecewise graphs need mode=VLLM_COMPILE")
     if r.by_user(SPLITTING) and not r.value(SPLITTING):
         raise r.contradiction(GRAPHS, SPLITTING, "piecewise graphs need splitting ops")
 
@@ -92,7 +98,7 @@ def _fusion_ops(r: Resolution, key: str) -> tuple[str, ...]:
 
 def _require_for_passes(r: Resolution) -> None:
     for key in _user_passes(r):
-        r.require(MODE, CompilationMode.VLLM_COMPILE, key, "passes run only with mode=VLLM_COMPILE")
+        _require_compilation(r, key, "passes run only with mode=VLLM_COMPILE")
     if r.by_user(ALLREDUCE) and r.value(ALLREDUCE) and r.value(TENSOR_PARALLEL) < 2:
         if r.by_user(TENSOR_PARALLEL):
             raise r.contradiction(ALLREDUCE, TENSOR_PARALLEL, "a single process reduces nothing")

@@ -101,13 +101,14 @@ class Leaves:
                 raise ConfigError(refusal(flag, reason))
         for known, reason in IGNORED_KEYS.items():
             if key == known or key.startswith(known + "."):
-                self.ignore(flag, reason)
+                self.ignore(f"{SPELLING[prefix]}.{known.removeprefix(prefix)}", reason)
                 return
         if any(name.startswith(key + ".") for name in KEYS):
             self.merge_below(prefix, path, value)
             return
         names = [name.removeprefix(prefix) for name in KEYS if name.startswith(prefix)]
-        raise ConfigError(f"{flag}: there is no such key{nearest(path, names)}")
+        hint = nearest(path, names, f"; there are {', '.join(names)}")
+        raise ConfigError(f"{flag}: there is no such key{hint}")
 
     def merge_below(self, prefix: str, path: str, value: object) -> None:
         """Merge a whole sub-object, such as `-cc.pass_config='{"fuse_norm_quant": true}'`."""

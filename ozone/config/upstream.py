@@ -215,9 +215,12 @@ def refusal(spelled: str, reason: str) -> str:
     return f"vLLM has {spelled}; Ozone does not (yet): {reason}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the known name that is nearest to `name`, or nothing."""
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`"; did you mean X?"` for the known name that is nearest to `name`, or `otherwise`."""
     import difflib  # only needed where something is wrong
 
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    names = list(known)
+    matches = [other for other in names if other.startswith(name)]
+    matches = matches or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    matches = matches or [other for other in names if name in other or other in name]
+    return f"; did you mean {matches[0]}?" if matches else otherwise

@@ -33,7 +33,8 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
             for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
                 yield from ((directory, True) for directory in _upward(root / mount, path))
         elif controller in controllers.split(","):
-            for mount in (f"sys/fs/cgroup/{controller}", f"sys/fs/cgroup/{controllers}"):
+            # A mount of several controllers is usually linked to under the name of each.
+            for mount in dict.fromkeys((f"sys/fs/cgroup/{controller}", f"sys/fs/cgroup/{controllers}")):
                 yield from ((directory, False) for directory in _upward(root / mount, path))
 
 
