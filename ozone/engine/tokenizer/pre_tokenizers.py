@@ -86,6 +86,7 @@ _FALCON = PreTokenizer(
 )
 
 _KINDS: dict[str, PreTokenizer] = {
+    "default": _GPT2,  # what a writer puts that does not know; GPT-2's is the nearest to most
     "gpt-2": _GPT2,
     "phi-2": _GPT2,
     "mpt": _GPT2,
@@ -119,16 +120,6 @@ _KINDS: dict[str, PreTokenizer] = {
     ),
     "deepseek-v3": PreTokenizer(_by_patterns(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK_WORDS)),
     "falcon": _FALCON,
-    # What writers of GGUF files from before the key existed meant, as far as anyone can know.
-    "default": PreTokenizer(
-        (
-            _split(r"[\p{P}\$\+<=>\^~\|]+"),
-            _split(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"),
-            _split(r"\p{N}+"),
-            _split("[0-9][0-9][0-9]"),
-            _byte_level(use_regex=False),
-        )
-    ),
 }
 
 

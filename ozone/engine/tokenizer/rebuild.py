@@ -35,8 +35,8 @@ def rebuild(vocabulary: Vocabulary) -> dict[str, Any]:
 def _byte_level_bpe(vocabulary: Vocabulary) -> dict[str, Any]:
     if vocabulary.merges is None:
         raise ModelFileError("tokenizer.ggml.merges is missing, and byte-level BPE cannot do without")
-    if vocabulary.pre is None:
-        logger.warning("the GGUF file does not name its pre-tokenizer: 'default' is used, which may be wrong")
+    if vocabulary.pre in (None, "default"):
+        logger.warning("the GGUF file does not name its pre-tokenizer: GPT-2's is used, which may be wrong")
     split = pre_tokenizer(vocabulary.pre or "default")
     return _tokenizer(
         vocabulary,
