@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import time
 import uuid
@@ -12,7 +13,6 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
-from ozone import __version__
 from ozone.engine.outputs import RequestDelta
 from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
@@ -22,6 +22,8 @@ from ozone.server.requests import GenerationRequest
 from ozone.server.streaming import EventStream
 
 logger = logging.getLogger(__name__)
+
+VERSION = importlib.metadata.version("ozone-llm")
 
 
 def json_response(value: Any) -> Response:
@@ -62,7 +64,7 @@ class Envelope:
         self._fields = {
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": f"ozone-{__version__}",
+            "system_fingerprint": f"ozone-{VERSION}",
         }
         options = body.stream_options
         self._include_usage = bool(options and options.include_usage)

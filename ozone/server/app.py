@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.middleware.cors import CORSMiddleware
 
-from ozone import __version__
+from ozone.server.answers import VERSION
 from ozone.server.auth import ApiKeyMiddleware
 from ozone.server.context import ServerContext
 from ozone.server.errors import install_error_handlers
@@ -33,10 +33,9 @@ def create_app(state: ServerState) -> FastAPI:
 
     app = _Application(
         title="Ozone",
-        version=__version__,
+        version=VERSION,
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs else None,
-        root_path=settings.root_path,
     )
     add_routes(app, context)
     install_error_handlers(app)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from ozone.errors import RequestError
 
@@ -51,32 +53,39 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     too_large = RequestError(f"The body is larger than {max_bytes} bytes (--max-request-bytes)", status=413)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
-        await _linger(request, max_bytes)
+        if "expect" not in request.headers:  # A client that asks first reads the answer first.
+            await _linger(request, max_bytes)
         raise too_large
     chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
+    size, more = 0, True
+    while more:
+        chunk, more = await _receive(request)
         size += len(chunk)
         if size > max_bytes:
             chunks.clear()
-            await _linger(request, max_bytes)
+            if more:
+                await _linger(request, max_bytes)
             raise too_large
         chunks.append(chunk)
     return b"".join(chunks)
 
 
+async def _receive(request: Request) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there are more."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
 async def _linger(request: Request, max_bytes: int) -> None:
     """Swallow some more of a body that is too large: many clients read the answer only after sending."""
-    swallowed = 0
-    try:
+    swallowed, more = 0, True
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
-            while swallowed < max_bytes:
-                message = await request.receive()
-                swallowed += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        return
+            while more and swallowed < max_bytes:
+                chunk, more = await _receive(request)
+                swallowed += len(chunk)
 
 
 def _check_depth(value: Any) -> None:

@@ -29,17 +29,12 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     body.check()
     context.check_model(body.model)
     prompt = await encode_conversation(context, body)
-    defaults = context.state.default_sampling_params
-    max_tokens = max_new_tokens(
-        body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
-        len(prompt),
-        context.state.max_model_len,
-        default=defaults.get("max_tokens"),
-        param="messages",
-    )
+    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    asked: int | None = getattr(body, field)
+    max_tokens = max_new_tokens(asked, len(prompt), context.state, unless_asked=None, field=field)
     params = sampling_params(
         body,
-        defaults,
+        context.state.default_sampling_params,
         max_tokens=max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,

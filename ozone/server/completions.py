@@ -51,13 +51,7 @@ def _params(context: ServerContext, body: CompletionRequest, prompt_len: int) ->
         raise RequestError("max_tokens must be at least 1, or 0 with echo: true", param="max_tokens")
     # A score of the prompt alone: the engine must take one step, whose token is left out of the answer.
     asked = 1 if body.max_tokens == 0 else body.max_tokens
-    max_tokens = max_new_tokens(
-        asked,
-        prompt_len,
-        context.state.max_model_len,
-        default=defaults.get("max_tokens", DEFAULT_MAX_TOKENS),
-        param="prompt",
-    )
+    max_tokens = max_new_tokens(asked, prompt_len, context.state, unless_asked=DEFAULT_MAX_TOKENS)
     prompt_logprobs = body.prompt_logprobs
     if prompt_logprobs is None and body.echo:
         prompt_logprobs = body.logprobs

@@ -160,12 +160,11 @@ class Generation:
             if self._disconnected:
                 raise ClientDisconnectedError
             arrivals, self._arrivals = self._arrivals, []
-            for arrival in arrivals:
-                if arrival.delta.finish_reason == "error":
-                    reason = arrival.delta.error or "unknown reason"
-                    raise RequestError(f"The engine failed on this request: {reason}", status=500)
-                if arrival.delta.finish_reason == "abort":
-                    raise RequestError("The server ended this request before it was finished", status=503)
+            for position, arrival in enumerate(arrivals):
+                if arrival.delta.finish_reason in ("error", "abort"):
+                    if position:
+                        yield arrivals[:position]
+                    raise _failure(arrival.delta)
             yield arrivals
 
     def close(self) -> None:
@@ -203,3 +202,9 @@ class Generation:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _failure(last: RequestDelta) -> RequestError:
+    if last.finish_reason == "abort":
+        return RequestError("The server ended this request before it was finished", status=503)
+    return RequestError(f"The engine failed on this request: {last.error or 'unknown reason'}", status=500)

@@ -12,10 +12,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse, Response
 
-from ozone import __version__
 from ozone.errors import RequestError
 from ozone.server import responses
-from ozone.server.answers import json_response
+from ozone.server.answers import VERSION, json_response
 from ozone.server.body import as_model, parse_body, read_json
 from ozone.server.chat import create_chat_completion
 from ozone.server.completions import create_completion
@@ -112,7 +111,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     @app.get("/version", response_model=responses.VersionAnswer, responses=_errors(401))
     async def version() -> Response:
-        return json_response({"version": __version__})
+        return json_response({"version": VERSION})
 
     @app.get("/metrics", response_class=Response, responses={**text, **_errors(401)})
     async def metrics() -> Response:
@@ -124,7 +123,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return HTMLResponse(_PAGE.format(version=__version__, model=html.escape(context.model_name)))
+        return HTMLResponse(_PAGE.format(version=VERSION, model=html.escape(context.model_name)))
 
 
 async def tokenize(context: ServerContext, request: Request) -> Response:

@@ -8,6 +8,7 @@ from typing import Any
 from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
 from ozone.server.requests import GenerationRequest
+from ozone.server.settings import ServerState
 
 # A request's value, else the model's own default, else SamplingParams'.
 _DEFAULTED = (
@@ -59,25 +60,32 @@ def sampling_params(
 
 
 def max_new_tokens(
-    asked: int | None, prompt_len: int, max_model_len: int, *, default: int | None, param: str
+    asked: int | None,
+    prompt_len: int,
+    state: ServerState,
+    *,
+    unless_asked: int | None,
+    field: str = "max_tokens",
 ) -> int:
-    """How many tokens a prompt may get.
+    """How many tokens a prompt may get: as many as asked for in `field`, within the model's own limit.
 
-    `default` counts where the request asks for no number; None is the rest of the context.
+    `unless_asked`: how many where the request names no number; None is the rest of the context.
     Raises RequestError where the prompt, or the prompt and the number asked for, exceed the context.
     """
-    room = max_model_len - prompt_len
+    room = state.max_model_len - prompt_len
     if room < 1:
         raise RequestError(
-            f"The prompt has {prompt_len} tokens; the context of {max_model_len} leaves no room",
-            param=param,
+            f"The prompt has {prompt_len} tokens, and one more is to be generated; "
+            f"the context holds {state.max_model_len}",
+            param="prompt" if unless_asked else "messages",
         )
-    if asked is None:
-        return room if default is None else min(room, default)
-    if asked > room:
+    if asked is not None and asked < 1:
+        raise RequestError(f"{field} must be at least 1, not {asked}", param=field)
+    if asked is not None and asked > room:
         raise RequestError(
             f"The prompt has {prompt_len} tokens and {asked} more are asked for; "
-            f"the context holds {max_model_len}",
-            param="max_tokens",
+            f"the context holds {state.max_model_len}",
+            param=field,
         )
-    return asked
+    most = min(room, state.default_sampling_params.get("max_tokens") or room)
+    return min(most, asked or unless_asked or most)

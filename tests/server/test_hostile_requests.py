@@ -1,0 +1,191 @@
+"""What a client sends by mistake or malice is answered in one clear line, and hurts nobody else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from server_stubs import RunningServer, greedy_text
+
+JSON = {"content-type": "application/json"}
+
+
+def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """The error of an answer, which must have OpenAI's shape and fit a line."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "\n" not in error["message"]
+    assert len(error["message"]) < 400
+    return error
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", None),
+        ("prompt", ""),
+        ("prompt", []),
+        ("prompt", [[]]),
+        ("prompt", ["a", 1]),
+        ("prompt", [-1]),
+        ("prompt", [258]),
+        ("prompt", [10**30]),
+        ("prompt", [True]),
+        ("prompt", [1.5]),
+        ("prompt", {"text": "x"}),
+        ("prompt", ["x"] * 3000),
+        ("n", 0),
+        ("n", 10**9),
+        ("n", 1.0),
+        ("n", "1"),
+        ("max_tokens", -1),
+        ("max_tokens", 0),
+        ("max_tokens", 10**18),
+        ("max_tokens", 10**30),
+        ("min_tokens", 99),
+        ("temperature", -0.1),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("top_p", 0),
+        ("top_p", 1.1),
+        ("top_k", -2),
+        ("min_p", 2),
+        ("repetition_penalty", 0),
+        ("presence_penalty", 3),
+        ("frequency_penalty", -3),
+        ("seed", 1.5),
+        ("stop", 7),
+        ("stop", [""]),
+        ("stop", [["a"]]),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", [10**6]),
+        ("stop_token_ids", "x"),
+        ("allowed_token_ids", []),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"9999": 1}),
+        ("logit_bias", {"1": "2"}),
+        ("logit_bias", [1]),
+        ("logprobs", 1000),
+        ("logprobs", -5),
+        ("prompt_logprobs", 10**6),
+        ("priority", "high"),
+        ("echo", "yes"),
+        ("stream", "yes"),
+        ("stream_options", {"include_usage": True}),
+        ("best_of", 2),
+        ("suffix", " the end"),
+        ("response_format", {"type": "json_object"}),
+        ("model", 5),
+    ],
+)
+def test_a_bad_completion_field_is_refused(http: httpx.Client, field: str, value: Any) -> None:
+    body = {"model": "stub", "prompt": "abc", "max_tokens": 2, field: value}
+    error = refused(http.post("/v1/completions", json=body))
+    assert error["type"] == "invalid_request_error"
+    assert field in (error["param"] or "") or field in error["message"] or field == "min_tokens"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("messages", []),
+        ("messages", "hi"),
+        ("messages", [{"content": "no role"}]),
+        ("messages", [{"role": 5, "content": "x"}]),
+        ("messages", [{"role": "user", "content": 5}]),
+        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+        ("messages", [{"role": "user", "content": [5]}]),
+        ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
+        ("messages", [{"role": "forbidden", "content": "x"}]),
+        ("max_completion_tokens", 0),
+        ("top_logprobs", 2),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "required"),
+        ("functions", [{"name": "f"}]),
+        ("response_format", {"type": "json_schema", "json_schema": {}}),
+        ("audio", {"voice": "x"}),
+        ("modalities", ["text", "audio"]),
+        ("echo", True),
+        ("chat_template", "{{ messages }}"),
+        ("chat_template_kwargs", {"messages": []}),
+        ("chat_template_kwargs", []),
+        ("continue_final_message", True),
+    ],
+)
+def test_a_bad_chat_field_is_refused(http: httpx.Client, field: str, value: Any) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    error = refused(http.post("/v1/chat/completions", json={"messages": messages, field: value}))
+    assert field in (error["param"] or "") or field in error["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"user": "someone", "store": True, "metadata": {"a": "b"}, "service_tier": "auto"},
+        {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
+        {"parallel_tool_calls": True, "reasoning_effort": "low", "unheard_of": [1, {"x": None}]},
+        {"stop": None, "seed": None, "temperature": None, "stream": None, "n": 1, "logit_bias": None},
+    ],
+)
+def test_harmless_fields_are_accepted(http: httpx.Client, fields: dict[str, Any]) -> None:
+    body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, **fields}
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b'{"prompt": "x", "temperature": NaN}',
+        b'{"prompt": "x", "temperature": Infinity}',
+        b'{"prompt": "x", "temperature": 1e999}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "\xff"}',
+        b'{"prompt": "\\u0000"',
+        b"[" * 100_000,
+        b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"prompt": "x", "extra": ' + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}",
+    ],
+)
+def test_a_body_that_is_no_sound_json_object_is_refused(http: httpx.Client, content: bytes) -> None:
+    for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
+        refused(http.post(path, content=content, headers=JSON))
+
+
+def test_a_body_of_another_type_is_refused(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": "text/plain"})
+    assert "application/json" in refused(answer, 415)["message"]
+
+
+def test_an_unknown_path_and_a_wrong_method_are_answered_in_style(http: httpx.Client) -> None:
+    assert "/v1/nothing" in refused(http.get("/v1/nothing"), 404)["message"]
+    answer = http.get("/v1/completions")
+    refused(answer, 405)
+    assert answer.headers["allow"] == "POST"
+
+
+def test_an_error_names_the_path_of_the_field(http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "user", "content": 5}]
+    error = refused(http.post("/v1/chat/completions", json={"messages": messages}))
+    assert error["message"].startswith("messages[1].content: expected a string")
+    assert error["param"] == "messages"
+    error = refused(http.post("/v1/completions", json={}))
+    assert error["message"] == "prompt: the field is required"
+
+
+def test_a_control_character_in_a_prompt_is_a_character(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={"prompt": "a\u0000b", "max_tokens": 3, "temperature": 0})
+    assert answer.json()["choices"][0]["text"] == greedy_text("a\u0000b", 3)
+
+
+def test_the_server_is_well_after_all_that(server: RunningServer, http: httpx.Client) -> None:
+    server.wait_until_idle()
+    assert http.get("/health").status_code == 200
