@@ -25,14 +25,15 @@ _DESCRIPTION = """\
 Show what would be in force with these flags: every setting, its value, who set it and why.
 Without MODEL the settings are those of the default model, if it is installed."""
 
-
 # Wider than any line.
 _NO_WRAP = 10_000
 
 
 def main(argv: list[str]) -> int:
     """Run `ozone config`."""
-    parser = ArgumentParser(prog="ozone config", description=_DESCRIPTION)
+    parser = ArgumentParser(
+        prog="ozone config", usage="ozone config [MODEL] [flags]", description=_DESCRIPTION
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the machine's facts too")
     add_engine_arguments(parser, model="both")

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from ozone.cli import config_cmd
+from ozone.config import args
 from ozone.config.keys import KEYS
 from ozone.errors import ConfigError, ModelFileError
+from ozone.weights import embedded
 
 SLOW = ("torch", "transformers", "pydantic", "fastapi", "rich", "tokenizers", "huggingface_hub", "jinja2")
 
@@ -117,6 +119,10 @@ def test_without_a_model_the_default_ones_settings_are_shown_or_none(
     assert settings["model.dtype"]["origin"] == "default"
     with pytest.raises(ModelFileError):
         config_cmd.main(["some-model"])
+
+
+def test_settings_and_weights_mean_the_same_default_model() -> None:
+    assert args.DEFAULT_MODEL == embedded.DEFAULT_MODEL
 
 
 def test_the_environment_forces_an_instruction_set(
