@@ -43,7 +43,7 @@ With --base-url, --host or --port the server is one that runs; without, one is s
 flags on a free port, and stopped at the end. Traffic goes nowhere else."""
 
 # What the flags of the engine may say of a server that runs.
-_OF_ANY_SERVER = {"model", "seed"}
+_OF_ANY_SERVER = {"model.model", "model.seed"}
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def main(argv: list[str]) -> int:
     base_url = _base_url(namespace)
     if base_url is not None:
         settings, _ = args.user_settings()
-        useless = [user.flag for key, user in settings.items() if key.split(".")[-1] not in _OF_ANY_SERVER]
-        if useless:
-            raise ConfigError(f"a server that runs has its own settings; leave out {', '.join(useless)}")
+        others = {user.flag: None for key, user in settings.items() if key not in _OF_ANY_SERVER}
+        if others:
+            raise ConfigError(f"a server that runs has its own settings; leave out {', '.join(others)}")
     given = None if namespace.dataset_path is None else read_prompts(namespace.dataset_path)
     reporter = Reporter(namespace.json)
     parameters = _parameters(namespace)

@@ -100,14 +100,14 @@ def _measure(
     floors: list[float] = []
     with reporter.progress("starts", (runs + warmup) * (len(levels) + 1)) as step:
         for index in range(runs + warmup):
-            floor = float(_python("-c", _IMPORT_TORCH))
-            step()
             # In turn, so that a slow minute of the machine is every level's.
             round_of_starts = {}
             for level in levels:
                 text = _python("-m", "ozone.bench.startup_child", *words, f"-O{level}")
                 round_of_starts[level] = Start.parse(text)
                 step()
+            floor = float(_python("-c", _IMPORT_TORCH))
+            step()
             if index >= warmup:
                 floors.append(floor)
                 for level, start in round_of_starts.items():
