@@ -294,8 +294,9 @@ class _Reader:
             raise ModelFileError(f"{self.path}: {where} has the unknown type {type_id}")
         if 0 in dims:
             raise self.fail(f"{where} is empty: its dimensions are {dims}")
-        if (dims[0] if dims else 1) % kind.block_size:
-            raise self.fail(f"{where}: rows of {dims[0]} are not whole {kind.name} blocks")
+        row = dims[0] if dims else 1
+        if row % kind.block_size:
+            raise self.fail(f"{where}: rows of {row} are not whole {kind.name} blocks")
         return name, tuple(reversed(dims)), kind, self.u64(where)
 
     def refuse_overlaps(self, table: dict[str, TensorInfo]) -> None:

@@ -39,7 +39,7 @@ GGUF_TYPES: dict[int, BlockType] = {
     12: BlockType("Q4_K", 256, 144),
     13: BlockType("Q5_K", 256, 176),
     14: BlockType("Q6_K", 256, 210),
-    15: BlockType("Q8_K", 256, 292),
+    15: BlockType("Q8_K", 256, 292, supported=False),
     16: BlockType("IQ2_XXS", 256, 66, supported=False),
     17: BlockType("IQ2_XS", 256, 74, supported=False),
     18: BlockType("IQ3_XXS", 256, 98, supported=False),

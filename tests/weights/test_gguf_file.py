@@ -29,7 +29,7 @@ from weights_helpers import (
 from ozone.errors import ModelFileError
 from ozone.weights.embedded import embedded_model_path
 from ozone.weights.gguf_file import GGUFFile, StringArray
-from ozone.weights.gguf_types import GGUF_TYPES
+from ozone.weights.gguf_types import BLOCK_TYPES, GGUF_TYPES
 
 ARCHITECTURE = gguf_entry("general.architecture", STRING, "llama")
 Q4_1 = 3
@@ -115,6 +115,12 @@ def test_block_sizes_are_those_of_the_reference() -> None:
         assert known.name == kind.name
         if kind.name not in ("Q8_1",):  # an intermediate type whose scales the reference counts as 32-bit
             assert (known.block_size, known.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
+
+
+def test_every_supported_block_type_can_be_decoded() -> None:
+    from ozone.quantization import decoders
+
+    assert {name for name, kind in BLOCK_TYPES.items() if kind.block_size > 1} <= set(decoders())
 
 
 def test_version_2_reads_like_version_3(tmp_path: Path) -> None:
@@ -214,6 +220,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "an unaligned tensor": (gguf_bytes([], [row(offset=4)], bytes(256)), "not aligned"),
     "rows of half blocks": (gguf_bytes([], [row(dims=(48,), type_id=Q4_1)], bytes(256)), "whole Q4_1 blocks"),
+    "a single number in blocks": (gguf_bytes([], [row(dims=(), type_id=Q4_1)], bytes(256)), "rows of 1 are"),
     "overlapping tensors": (
         gguf_bytes([], [row("a"), row("b", offset=64)], bytes(256)),
         "overlap",
