@@ -168,7 +168,7 @@ class Engine:
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new requests and wait for those that are here. False if `timeout` seconds pass first."""
         with self._lock:
-            self._closed = self._closed or "the server is shutting down and takes no new requests"
+            self._closed = self._closed or "the engine is shutting down and takes no new requests"
             return self._all_settled.wait_for(lambda: not self._unsettled, timeout)
 
     def shutdown(self) -> None:
@@ -265,6 +265,11 @@ class Engine:
     def _report_prompt(self, item: ScheduledRequest, logits: NDArray[np.float32]) -> None:
         request = item.request
         count = request.group.params.prompt_logprobs
+        if not np.isfinite(logits.max(axis=1)).all():
+            self._fail_unsound(
+                request, "the model's logits are not finite (NaN or infinity) within the prompt"
+            )
+            return
         followers = request.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
         try:
             request.prompt_logprobs += prompt_token_logprobs(
@@ -280,9 +285,7 @@ class Engine:
         """Give a request its token; what goes wrong here is its own."""
         group = request.group
         if row in sampled.errors:
-            # What made its logits unsound may be in its blocks.
-            self._pool.forget(request.block_ids)
-            self._end_group(group, "error", sampled.errors[row])
+            self._fail_unsound(request, sampled.errors[row])
             return
         try:
             if request.index == 0 and request.metrics.first_token_time is None:
@@ -328,6 +331,12 @@ class Engine:
         logger.error("request %s failed", group.request_id, exc_info=error)
         self._end_group(group, "error", f"the request failed: {_describe(error)}")
 
+    def _fail_unsound(self, request: Request, message: str) -> None:
+        """End a request for its logits. What made them unsound may be in its blocks."""
+        logger.error("request %s failed: %s", request.group.request_id, message)
+        self._pool.forget(request.block_ids)
+        self._end_group(request.group, "error", message)
+
     def _fail_running(self, error: Exception) -> None:
         """End every request that took part in a step, and trust nothing in the KV cache."""
         while self._scheduler.running:
@@ -336,6 +345,9 @@ class Engine:
         self._pool.forget_all()
 
     def _end_all(self, reason: str, message: str | None) -> None:
+        with self._lock:
+            self._arrived.clear()
+            self._num_arrived = 0
         for group in list(self._groups.values()):
             self._end_group(group, reason, message)
 

@@ -37,9 +37,7 @@ def token_logprobs(
 def prompt_token_logprobs(
     rows: Row, token_ids: Sequence[int], count: int, token_text: Callable[[int], str] | None = None
 ) -> list[LogprobsOfToken]:
-    """`token_logprobs` of each (row, token that followed). Raises ValueError where a row is not finite."""
-    if not np.isfinite(rows.max(axis=1)).all():
-        raise ValueError("the model's logits are not finite (NaN or infinity) within the prompt")
+    """`token_logprobs` of each row and the token that followed it. rows: shape (tokens, vocab_size)."""
     return [
         token_logprobs(row, token_id, count, token_text)
         for row, token_id in zip(rows, token_ids, strict=True)
