@@ -51,14 +51,22 @@ def run_requests(
     prompts: Sequence[list[int]],
     params: SamplingParams,
     *,
-    finished: Callable[[], object] = lambda: None,
+    arrived: Callable[[int], object] = lambda _: None,
 ) -> list[RequestTimes]:
     """Submit all prompts at once, as far as the engine's queue takes them, and wait for their ends.
 
-    Times are taken in the engine's thread, when a token is handed over. `finished` is called after each.
+    Times are taken in the engine's thread, when a token is handed over. `arrived` is called with the
+    number of tokens, as they come.
 
-    Raises: `RequestError` if the engine refuses or fails a request.
+    Raises: `RequestError` if the engine refuses or fails a request, or would have to cut one short.
     """
+    for prompt in prompts:
+        wanted = len(prompt) + (params.max_tokens or 0)
+        if wanted > engine.max_model_len:
+            raise RequestError(
+                f"{len(prompt)} prompt tokens and {params.max_tokens} to generate are {wanted}; "
+                f"the context holds {engine.max_model_len} (max_model_len)"
+            )
     deltas: queue.SimpleQueue[tuple[float, int, RequestDelta]] = queue.SimpleQueue()
     times: list[RequestTimes] = []
     ids: list[str] = []
@@ -70,12 +78,12 @@ def run_requests(
             index, request_id = len(times), new_request_id("bench")
             prompt = prompts[index]
 
-            def arrived(delta: RequestDelta, index: int = index) -> None:
+            def on_delta(delta: RequestDelta, index: int = index) -> None:
                 deltas.put((time.perf_counter(), index, delta))
 
             begin = time.perf_counter()
             try:
-                engine.add_request(request_id, prompt, params, on_delta=arrived)
+                engine.add_request(request_id, prompt, params, on_delta=on_delta)
             except QueueFullError:
                 if not unfinished and not submitted:
                     raise
@@ -91,11 +99,11 @@ def run_requests(
             when, index, delta = deltas.get()
             if delta.token_ids:
                 times[index].arrivals.append((when, len(delta.token_ids)))
+                arrived(len(delta.token_ids))
             if delta.finish_reason in ("error", "abort"):
                 raise RequestError(f"request {index} failed: {delta.error or delta.finish_reason}")
             if delta.finish_reason is not None:
                 unfinished -= 1
-                finished()
                 unfinished += submit_until_full()
     except BaseException:
         for request_id in ids:

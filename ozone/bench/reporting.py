@@ -32,13 +32,11 @@ class Reporter:
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Callable[[], object]]:
-        """A bar on stderr, of `total` steps; call what is yielded after each. Nothing without a terminal."""
+    def progress(self, description: str, total: int) -> Iterator[Callable[..., object]]:
+        """A bar of `total` steps on stderr, if that is a terminal. What is yielded counts steps done (1)."""
         from tqdm import tqdm
 
-        with tqdm(
-            total=total, desc=description, disable=None, delay=0.5, leave=False, dynamic_ncols=True
-        ) as bar:
+        with tqdm(total=total, desc=description, disable=None, leave=False, dynamic_ncols=True) as bar:
             yield bar.update
 
     def finish(self, title: str, rows: Sequence[Row], report: dict[str, Any]) -> None:

@@ -83,9 +83,9 @@ def _measure(
     params = greedy(parameters["output_len"])
     # The first request of a process pays for what is built lazily; it is not part of the load.
     run_requests(model.loaded.engine, random_token_ids(1, 8, vocabulary, seed + 1), greedy(2))
-    with reporter.progress("requests", number) as step:
+    with reporter.progress("tokens", number * parameters["output_len"]) as step:
         begin = time.perf_counter()
-        requests = run_requests(model.loaded.engine, prompts, params, finished=step)
+        requests = run_requests(model.loaded.engine, prompts, params, arrived=step)
     end = max(request.arrivals[-1][0] for request in requests)
     return Load(end - begin, requests)
 

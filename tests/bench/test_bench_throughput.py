@@ -23,6 +23,7 @@ class StubEngine:
 
     def __init__(self, room: int = 100, last: str = "length") -> None:
         self.room, self.last = room, last
+        self.max_model_len = 8
         self.aborted: list[str] = []
         self.accepted = self.most = self.held = 0
         self._lock = threading.Lock()
@@ -50,9 +51,10 @@ class StubEngine:
 
 def test_every_request_is_sent_through_a_queue_that_is_too_small() -> None:
     engine: Any = StubEngine(room=2)
-    done: list[int] = []
-    times = run_requests(engine, [[1, 2, 3]] * 9, greedy(2), finished=lambda: done.append(1))
-    assert len(times) == len(done) == engine.accepted == 9
+    arrived: list[int] = []
+    times = run_requests(engine, [[1, 2, 3]] * 9, greedy(2), arrived=arrived.append)
+    assert len(times) == engine.accepted == 9
+    assert sum(arrived) == 18
     assert engine.most <= 2
     assert all(request.output_tokens == 2 and request.prompt_tokens == 3 for request in times)
     assert all(request.latency >= request.time_to_first_token >= 0 for request in times)
@@ -108,6 +110,14 @@ def test_a_missing_file_is_found_before_the_model_loads(tmp_path: Path) -> None:
         main(["--dataset-path", str(tmp_path / "none.txt"), "no-such-model"])
 
 
+def test_an_answer_that_would_be_cut_short_is_refused() -> None:
+    engine: Any = StubEngine()
+    run_requests(engine, [[1] * 6], greedy(2))
+    with pytest.raises(RequestError, match="6 prompt tokens and 3 to generate are 9; the context holds 8"):
+        run_requests(engine, [[1] * 6], greedy(3))
+    assert engine.accepted == 1
+
+
 def test_a_prompt_that_does_not_fit_is_one_line(tiny_model: Path) -> None:
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError, match="300 prompt tokens"):
         main([str(tiny_model), "--input-len", "300", "--num-prompts", "1", *_FLAGS])
