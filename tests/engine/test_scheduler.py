@@ -30,7 +30,8 @@ class Steps:
     def run(self) -> list[dict[str, int]]:
         """Returns the number of tokens computed for each request, by step."""
         self.engine.start()
-        assert all(collector.wait(20) for collector in self.collectors.values())
+        assert all(collector.wait(20) for collector in list(self.collectors.values()))
+        assert self.engine.drain(20)
         return [{name: count for name, _, count, _ in step} for step in self.runner.steps]
 
     def tokens(self, name: str, index: int = 0) -> list[int]:
