@@ -352,13 +352,11 @@ class Engine:
             self._end_group(group, reason, message)
 
     def _end_group(self, group: RequestGroup, reason: str, message: str | None) -> None:
-        """End all of a request's completions that have not ended."""
+        """End all of a request's completions that have not ended. Text held back is never shown."""
         self._num_held -= len(group.held)
         group.held = []
         for request in list(group.unfinished.values()):
             last = RequestDelta(group.request_id, request.index, finish_reason=reason, error=message)
-            if reason == "abort" and request.output_text is not None:
-                last.text = request.output_text.take_held()
             self._retire(request, last)
             try:
                 group.on_delta(last)

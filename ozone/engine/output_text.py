@@ -37,7 +37,3 @@ class OutputText:
             return text, None
         text, stop = self._stops.feed(text, may_stop=may_stop)
         return text + self._stops.flush(), stop
-
-    def take_held(self) -> str:
-        """Text that was held back as a possible stop string, when the sequence is cut off."""
-        return self._stops.flush() if self._stops is not None else ""
