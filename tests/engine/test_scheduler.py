@@ -157,9 +157,10 @@ def test_a_preempted_completion_shares_the_prompt_and_not_the_firsts_output(engi
     steps.run()
     assert steps.engine.stats().num_preemptions > 0
     starts = [start for step in steps.runner.steps for name, start, *_ in step if name == "g/1"]
-    resumed = [start for before, start in pairwise(starts) if start != before + 1]
+    resumed = {start for before, start in pairwise(starts) if start < before}
     assert starts[0] == 3
-    assert set(resumed) == {4}
+    # All four tokens of the prompt while the first runs, none once it has ended.
+    assert resumed == {0, 4}
     whole = engines(enable_prefix_caching=False)
     alone = generate(whole, prompt_of(4), SamplingParams(n=2, seed=1, max_tokens=26))
     assert [steps.tokens("g", 0), steps.tokens("g", 1)] == [o.token_ids for o in alone.outputs]
