@@ -142,7 +142,7 @@ def _all_str(values: Iterable[Any]) -> bool:
 
 
 def _wrong(name: str, value: object, expected: str) -> ModelFileError:
-    shown = repr(value)
+    shown = " ".join(repr(value).split())
     return ModelFileError(f"{_KEY}{name} is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
 
 

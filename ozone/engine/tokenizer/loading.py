@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from ozone.errors import ModelFileError
 if TYPE_CHECKING:
     import tokenizers
 
+_PREFIX = b"continuing_subword_prefix"
+_NO_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?:null|"")')
 _CACHE_VERSION = "1"  # to be raised when a rebuilt tokenizer changes for the same metadata
 
 
@@ -47,6 +50,7 @@ def _from_file(path: Path, config: Mapping[str, Any]) -> Tokenizer:
         content = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
+    _refuse_what_crashes(content, str(path))
     backend = _parse(content, str(path))
     backend.no_truncation()
     backend.no_padding()
@@ -100,9 +104,34 @@ def _parse(content: bytes, where: str) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
 
     try:
-        return Backend.from_buffer(content)
-    except Exception as error:  # the library has no class of its own for a file it cannot use
+        backend = Backend.from_buffer(content)
+        backend.encode("a")  # components that do not fit together fail only when they are used
+    except BaseException as error:
+        # The library raises plain Exception for a file it cannot use, and a class of its own, which is no
+        # Exception and has no public name, where it did not foresee the mistake.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{where} is damaged or of an unknown kind: {reason}") from None
+    return backend
+
+
+def _refuse_what_crashes(content: bytes, where: str) -> None:
+    """Refuse a tokenizer.json on which the library, as of 0.23, ends the process: a BPE model with a prefix.
+
+    Reading a large file twice would cost tenths of a second, so it is parsed only where the prefix might
+    be set: mentioned with a value, or hidden behind an escape.
+    """
+    if b"\\u" not in content and content.count(_PREFIX) == len(_NO_PREFIX.findall(content)):
+        return
+    import orjson
+
+    try:
+        prefix = orjson.loads(content)["model"].get("continuing_subword_prefix")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{where} is damaged or of an unknown kind: {error}") from None
+    if prefix:
+        raise ModelFileError(f"{where}: a model with continuing_subword_prefix {prefix!r} is not supported")
 
 
 def _named_token(config: Mapping[str, Any], name: str) -> str | None:
