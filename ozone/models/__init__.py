@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, cast
 
@@ -57,7 +58,7 @@ def load_weights(
     checkpoint = Checkpoint(source, decoders())
     layers = [module for module in model.modules() if isinstance(module, LoadableLayer)]
     layers.sort(key=LoadableLayer.load_cost, reverse=True)
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="load") as pool:
+    with _one_thread_per_op(), ThreadPoolExecutor(num_threads, thread_name_prefix="load") as pool:
         loads = [pool.submit(layer.load, checkpoint) for layer in layers]
         try:
             for done, load in enumerate(as_completed(loads), start=1):
@@ -70,3 +71,14 @@ def load_weights(
     unused = checkpoint.unused()
     if unused:
         logger.debug("%s: %d tensors are not used by this model", source.path, len(unused))
+
+
+@contextlib.contextmanager
+def _one_thread_per_op() -> Iterator[None]:
+    """Layers load side by side, so an op that also forked would only get in the way of the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -19,14 +19,18 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor) -
 
     Returns: rotated q and k; columns from rotary_dim on are unchanged.
     """
-    heads = [q.shape[1], k.shape[1]]
     rotary_dim = cos_sin.shape[1]
     cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
     # One rotation of q and k together: at one token the number of calls is what costs.
-    both = torch.cat((q, k), dim=1)
-    first, second = both[..., :rotary_dim].to(torch.float32).chunk(2, dim=-1)
-    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(q.dtype)
-    if rotary_dim < q.shape[-1]:
-        rotated = torch.cat((rotated, both[..., rotary_dim:]), dim=-1)
-    rotated_q, rotated_k = torch.split(rotated, heads, dim=1)
-    return rotated_q, rotated_k
+    both = torch.cat((q[..., :rotary_dim], k[..., :rotary_dim]), dim=1)
+    first, second = both.to(torch.float32).chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    rotated_q, rotated_k = (
+        part.to(q.dtype, copy=True) for part in torch.split(rotated, [q.shape[1], k.shape[1]], dim=1)
+    )
+    if rotary_dim == q.shape[-1]:
+        return rotated_q, rotated_k
+    return (
+        torch.cat((rotated_q, q[..., rotary_dim:]), dim=-1),
+        torch.cat((rotated_k, k[..., rotary_dim:]), dim=-1),
+    )

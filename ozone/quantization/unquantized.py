@@ -12,8 +12,8 @@ from ozone.layers.checkpoint import Checkpoint, Decoder, meta_parameter, paramet
 from ozone.layers.linear import Linear, LinearMethod
 from ozone.ops.linear import linear
 
-# Elements converted at a time: small enough to stay in the cache, large enough to outweigh a call.
-_CHUNK = 1 << 17
+# Elements converted at a time: few enough to stay in a cache, many enough to outweigh a call.
+_CHUNK = 1 << 18
 
 
 def _decoder(dtype: torch.dtype) -> Decoder:

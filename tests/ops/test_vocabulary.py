@@ -1,0 +1,78 @@
+"""The vocabulary as a whole: schemas, registration, and what a call of a node costs."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import ozone.ops
+from ozone.ops.registry import OPS
+from ozone.ops.schemas import SCHEMAS
+
+for _module in pkgutil.iter_modules(ozone.ops.__path__):
+    importlib.import_module(f"ozone.ops.{_module.name}")
+
+
+def _rows(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "embedding": lambda: (torch.tensor([3, 0, 3]), _rows(5, 8), 2.0),
+    "linear": lambda: (_rows(3, 8), _rows(5, 8), _rows(5)),
+    "logits": lambda: (_rows(3, 8), _rows(5, 8), 1.5),
+    "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
+    "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
+    "rotary_embedding": lambda: (_rows(3, 4, 8), _rows(3, 2, 8), torch.tensor([0, 1, 5]), _rows(6, 8)),
+    "silu_and_mul": lambda: (_rows(3, 8),),
+    "gelu_tanh_and_mul": lambda: (_rows(3, 8),),
+    "kv_write": lambda: (
+        _rows(3, 2, 8),
+        _rows(3, 2, 8),
+        torch.zeros(2, 4, 16, 8),
+        torch.zeros(2, 4, 16, 8),
+        torch.tensor([16, 17, 40]),
+    ),
+    "attention": lambda: (
+        _rows(3, 4, 8),
+        _rows(2, 4, 16, 8),
+        _rows(2, 4, 16, 8),
+        torch.empty(0),
+        torch.tensor([[1, 2], [3, 0]]),
+        torch.tensor([0, 1, 3]),
+        torch.tensor([20, 10]),
+        0.3,
+        None,
+        None,
+    ),
+}
+
+
+def test_every_schema_has_an_op_and_every_op_a_sample() -> None:
+    assert set(OPS) == set(SCHEMAS) == set(SAMPLES)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_an_op_keeps_the_promises_of_its_schema(name: str) -> None:
+    """Mutation and aliasing as declared, and fake results shaped like real ones."""
+    node = OPS[name].node
+    assert node._schema.is_mutable == SCHEMAS[name].mutates
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(node, SAMPLES[name](), test_utils=checks)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_node_computes_what_the_reference_computes(name: str) -> None:
+    torch.testing.assert_close(OPS[name].node(*SAMPLES[name]()), OPS[name].reference(*SAMPLES[name]()))
+
+
+def test_schemas_can_be_read_without_torch() -> None:
+    code = "import sys, ozone.ops.schemas; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
