@@ -64,7 +64,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], needle: str
 
 def test_a_chat_remembers_and_obeys_its_commands() -> None:
     lines = "What is the capital of France?\n/stats\n/nonsense\n/reset\n/quit\n"
-    result = ozone("chat", "-O0", "--temperature", "0", "--max-tokens", "16", stdin=lines)
+    result = ozone(
+        "chat", "-O0", "--dtype", "float32", "--temperature", "0", "--max-tokens", "16", stdin=lines
+    )
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
     assert "tokens/s" in result.stdout

@@ -34,6 +34,21 @@ def token_ids(outputs: list[Any]) -> list[list[int]]:
     return [output.outputs[0].token_ids for output in outputs]
 
 
+def test_the_reference_is_what_transformers_generates(
+    expected: list[Expected], reference: tuple[Any, Any]
+) -> None:
+    """The fixture verifies a draft; this checks it against transformers' own loop, on one prompt."""
+    import torch
+
+    model, _ = reference
+    case = expected[1]
+    model.generation_config.eos_token_id = None  # go on after end-of-sequence
+    with torch.inference_mode():
+        ids = torch.tensor([case.prompt_token_ids])
+        output = model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :].tolist()
+    assert output == case.token_ids[:24]
+
+
 def test_prompts_one_after_another(expected: list[Expected]) -> None:
     with start() as llm:
         for case in expected:
