@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -173,23 +173,24 @@ class LLM:
         deltas: queue.SimpleQueue[RequestDelta] = queue.SimpleQueue()
         collectors: dict[str, OutputCollector] = {}
         unfinished: set[str] = set()
-        waiting = iter(zip(requests, params, priorities, strict=True))
+        waiting = deque(zip(requests, params, priorities, strict=True))
         progress = _progress(use_tqdm, len(requests))
 
         def submit_until_full() -> None:
-            nonlocal waiting
-            for (text, ids), request_params, priority in waiting:
+            # The queue is bounded; what does not fit is submitted as requests finish.
+            while waiting:
+                (text, ids), request_params, priority = waiting[0]
                 request_id = new_request_id("llm")
-                collector = OutputCollector(request_id, text, ids, request_params.n)
                 try:
                     engine.add_request(
                         request_id, ids, request_params, on_delta=deltas.put, priority=priority
                     )
                 except QueueFullError:
-                    # The queue is bounded; the rest is submitted as requests finish.
-                    waiting = itertools.chain([((text, ids), request_params, priority)], waiting)
+                    if not unfinished:
+                        raise
                     return
-                collectors[request_id] = collector
+                waiting.popleft()
+                collectors[request_id] = OutputCollector(request_id, text, ids, request_params.n)
                 unfinished.add(request_id)
 
         try:
