@@ -15,6 +15,8 @@ from ozone.errors import ModelFileError
 logger = logging.getLogger(__name__)
 
 SPACE_MARK = "\u2581"  # how sentencepiece writes a space
+MAX_TOKEN_CHARACTERS = 512  # sentencepiece's own limit is 16 unless it is told otherwise
+MAX_MERGES = 2_000_000  # Gemma's 262,144 tokens have about 600,000
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -142,6 +144,11 @@ def merges_of_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     found: list[tuple[float, int, int, str, str]] = []
     for token, score in zip(vocabulary.tokens, scores, strict=True):
         if token in parts:
+            if len(token) > MAX_TOKEN_CHARACTERS or len(found) > MAX_MERGES:
+                raise ModelFileError(
+                    f"tokenizer.ggml.tokens is no sentencepiece vocabulary: it has tokens of more than "
+                    f"{MAX_TOKEN_CHARACTERS} characters, or more than {MAX_MERGES} ways to merge two tokens"
+                )
             found += [
                 (-score, -cut, cut - len(token), left, right)
                 for cut in range(len(token) - 1, 0, -1)

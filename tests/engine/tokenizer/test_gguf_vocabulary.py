@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -98,6 +100,21 @@ def test_sentencepiece_metadata_is_checked(changes: dict[str, Any], complaint: s
     with pytest.raises(ModelFileError) as caught:
         load_tokenizer(gguf_metadata=changed(SENTENCEPIECE, **changes))
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["a" * n for n in range(1, 3000)],
+        ["".join(letters) for n in range(1, 9) for letters in itertools.product("abcde", repeat=n)],
+        ["<unk>", "<s>", "</s>", "x" * 2_000_000],
+    ],
+)
+def test_a_vocabulary_made_to_merge_without_end_is_refused_in_time(tokens: list[str]) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ModelFileError, match="is no sentencepiece vocabulary"):
+        load_tokenizer(gguf_metadata=changed({}, model="llama", tokens=tokens, scores=[0.0] * len(tokens)))
+    assert time.perf_counter() - start < 20
 
 
 def test_a_shown_value_is_short() -> None:
