@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ozone.ops.registry import op
 
-_ONEDNN = torch.backends.mkldnn.is_available()
+_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 @op("linear")

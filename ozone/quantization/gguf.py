@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ozone.layers.checkpoint import Decoder
 
-# Elements decoded at a time: few enough for the intermediates to stay in a cache, many enough for threads that
-# decode side by side not to queue for the interpreter between ops.
+# Elements decoded at a time: few enough for the intermediates to stay in a cache, many enough for threads
+# that decode side by side not to queue for the interpreter between ops.
 _CHUNK = 1 << 18
 
 

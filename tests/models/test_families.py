@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import checkpoints
-import harness
+import model_harness as harness
 import numpy as np
 import pytest
+import tiny_checkpoints as checkpoints
 from transformers.models.gemma3 import modeling_gemma3
 
 TOLERANCE = 1e-4

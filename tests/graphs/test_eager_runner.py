@@ -1,0 +1,122 @@
+"""The eager runner: its cache, its limits, and the default model in it."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runner_fakes import FakeRequest
+from transformers import AutoModelForCausalLM
+
+from ozone.config.model import ModelConfig
+from ozone.config.schema import CacheConfig, SchedulerConfig
+from ozone.engine.runner import ScheduledRequest
+from ozone.errors import ConfigError
+from ozone.graphs.eager_runner import EagerRunner, kv_block_bytes
+from ozone.models import build_model, load_weights
+from ozone.models.causal_lm import CausalLM
+from ozone.weights.model_files import ModelFiles, open_model
+
+
+@pytest.fixture(scope="module")
+def files() -> ModelFiles:
+    return open_model("smollm2")
+
+
+def load(files: ModelFiles, dtype: str, max_model_len: int) -> CausalLM:
+    model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=max_model_len)
+    load_weights(model, files.open_weights(), num_threads=2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(files: ModelFiles) -> CausalLM:
+    return load(files, "bfloat16", 256)
+
+
+def make_runner(
+    model: CausalLM, config: ModelConfig, cache_bytes: int, dtype: str = "bfloat16"
+) -> EagerRunner:
+    return EagerRunner(
+        model,
+        config,
+        dtype=dtype,
+        cache=CacheConfig(block_size=16, kv_cache_memory_bytes=cache_bytes),
+        scheduler=SchedulerConfig(max_num_batched_tokens=256, max_num_seqs=4),
+        max_model_len=256,
+        num_threads=1,
+    )
+
+
+def test_a_block_holds_keys_and_values_of_every_layer(files: ModelFiles) -> None:
+    assert kv_block_bytes(files.config, 16, "bfloat16") == 2 * 30 * 16 * 3 * 64 * 2
+    assert kv_block_bytes(files.config, 32, "float32") == 2 * 30 * 32 * 3 * 64 * 4
+
+
+def test_the_cache_has_as_many_blocks_as_fit(files: ModelFiles, model: CausalLM) -> None:
+    block = kv_block_bytes(files.config, 16, "bfloat16")
+    assert make_runner(model, files.config, 20 * block + block // 2).num_blocks == 20
+
+
+def test_a_cache_too_small_for_one_request_names_both_flags_and_what_would_do(
+    files: ModelFiles, model: CausalLM
+) -> None:
+    block = kv_block_bytes(files.config, 16, "bfloat16")
+    with pytest.raises(ConfigError) as caught:
+        make_runner(model, files.config, 10 * block)
+    assert str(caught.value) == (
+        f"--kv-cache-memory-bytes {10 * block} holds 160 tokens, less than one request of "
+        f"--max-model-len 256: set it to at least {16 * block}, or --max-model-len to at most 160"
+    )
+
+
+def test_an_unused_cache_takes_no_memory(files: ModelFiles, model: CausalLM) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runner = make_runner(model, files.config, 4 << 30)
+    runner.execute([ScheduledRequest(FakeRequest([1, 2], [5]), 0, 2, "last")])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000  # kilobytes
+
+
+def test_rows_of_logits_come_in_the_order_of_the_requests(files: ModelFiles, model: CausalLM) -> None:
+    runner = make_runner(model, files.config, 64 << 20)
+    a, b, c = FakeRequest([1, 2, 3], [4]), FakeRequest([7, 8], [2]), FakeRequest([9], [0])
+    work = [
+        ScheduledRequest(a, 0, 3, "all"),
+        ScheduledRequest(b, 0, 2, "none"),
+        ScheduledRequest(c, 0, 1, "last"),
+    ]
+    together = runner.execute(work).copy()
+    assert together.shape == (4, files.config.vocab_size)
+    assert together.flags.c_contiguous
+    alone = [runner.execute([work[0]]).copy(), runner.execute([work[2]]).copy()]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=0.5)
+    assert (together.argmax(1) == np.concatenate(alone).argmax(1)).all()
+
+
+def test_a_step_that_wants_no_logits_gets_none(files: ModelFiles, model: CausalLM) -> None:
+    runner = make_runner(model, files.config, 64 << 20)
+    logits = runner.execute([ScheduledRequest(FakeRequest([1, 2], [0]), 0, 2, "none")])
+    assert logits.shape == (0, files.config.vocab_size)
+    assert logits.dtype == np.float32
+
+
+@pytest.mark.slow
+def test_the_default_model_gives_the_logits_of_transformers(files: ModelFiles) -> None:
+    path = Path(files.path)
+    reference = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    # "The capital of France is", then greedy continuation by the reference.
+    tokens = [504, 3575, 282, 4649, 314]
+    with torch.inference_mode():
+        tokens = reference.generate(torch.tensor([tokens]), max_new_tokens=40, do_sample=False)[0].tolist()
+        expected = reference(torch.tensor([tokens])).logits[0].numpy()
+    runner = make_runner(load(files, "float32", 256), files.config, 64 << 20, "float32")
+    request = FakeRequest(tokens, [3, 1, 2])
+    rows = [runner.execute([ScheduledRequest(request, 0, 20, "all")]).copy()]
+    rows += [runner.execute([ScheduledRequest(request, i, 1, "last")]).copy() for i in range(20, len(tokens))]
+    np.testing.assert_allclose(np.concatenate(rows), expected, atol=1e-3)

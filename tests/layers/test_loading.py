@@ -1,0 +1,175 @@
+"""Loading a model from a weight source: what is checked, and what the error says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ozone.config.model import ModelConfig
+from ozone.errors import ModelFileError
+from ozone.models import build_model, load_weights
+from ozone.weights.source import RawTensor
+
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rms_norm_eps=1e-5,
+    max_position=64,
+    tie_word_embeddings=False,
+    attention_scale=8**-0.5,
+    layer_types=("full_attention", "full_attention"),
+)
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+class DictSource:
+    """A weight source of float32 arrays."""
+
+    path = "tiny.safetensors"
+
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        self.tensors = {
+            name: RawTensor(name, "F32", value.shape, value.reshape(-1).view(np.uint8))
+            for name, value in tensors.items()
+        }
+
+    def names(self) -> Collection[str]:
+        return self.tensors.keys()
+
+    def get(self, name: str) -> RawTensor:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise ModelFileError(f"{self.path}: tensor {name} is missing") from None
+
+    def metadata(self) -> dict[str, Any]:
+        return {}
+
+
+def source(config: ModelConfig = CONFIG) -> DictSource:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocab_size, hidden),
+        "lm_head.weight": (config.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for layer in range(config.num_layers):
+        for name, shape in {
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+            "self_attn.q_proj": (heads, hidden),
+            "self_attn.k_proj": (kv, hidden),
+            "self_attn.v_proj": (kv, hidden),
+            "self_attn.o_proj": (hidden, heads),
+            "mlp.gate_proj": (inner, hidden),
+            "mlp.up_proj": (inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+        }.items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    rng = np.random.default_rng(0)
+    return DictSource({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()})
+
+
+def load(weights: DictSource, config: ModelConfig = CONFIG, **options: Any) -> torch.nn.Module:
+    model = build_model(config, dtype=torch.float32, max_model_len=64)
+    load_weights(model, weights, num_threads=2, **options)
+    return model
+
+
+def test_a_model_is_built_without_memory_and_loaded_whole() -> None:
+    model = build_model(CONFIG, dtype=torch.bfloat16, max_model_len=64)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+    load_weights(model, source(), num_threads=2)
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
+    kinds = {p.dtype for name, p in model.named_parameters() if "norm" not in name}
+    assert kinds == {torch.bfloat16}
+
+
+def test_q_k_and_v_are_stacked_in_that_order() -> None:
+    weights = source()
+    qkv = load(weights).get_submodule("layers.1.self_attn.qkv_proj").weight
+    parts = [
+        weights.tensors[Q_PROJ.replace("q_proj", f"{part}_proj")].data.view(np.float32).reshape(-1, 32)
+        for part in "qkv"
+    ]
+    np.testing.assert_array_equal(qkv.numpy(), np.concatenate(parts))
+
+
+def test_a_tied_model_needs_no_head_and_has_one_table() -> None:
+    weights = source()
+    del weights.tensors["lm_head.weight"]
+    model = load(weights, replace(CONFIG, tie_word_embeddings=True))
+    assert model.lm_head.table is model.embed_tokens
+
+
+def test_progress_counts_every_layer_once() -> None:
+    calls: list[tuple[int, int]] = []
+    load(source(), progress=lambda done, total: calls.append((done, total)))
+    total = calls[0][1]
+    assert calls == [(i, total) for i in range(1, total + 1)]
+
+
+def test_loading_leaves_the_number_of_threads_alone() -> None:
+    before = torch.get_num_threads()
+    load(source())
+    assert torch.get_num_threads() == before
+
+
+def test_unknown_tensors_are_ignored() -> None:
+    weights = source()
+    weights.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = weights.tensors["model.norm.weight"]
+    load(weights)
+
+
+def test_a_missing_tensor_is_named() -> None:
+    weights = source()
+    del weights.tensors[Q_PROJ]
+    with pytest.raises(ModelFileError, match="q_proj"):
+        load(weights)
+
+
+def test_a_wrong_shape_names_file_tensor_and_both_shapes() -> None:
+    weights = source()
+    weights.tensors[Q_PROJ] = replace(weights.tensors[Q_PROJ], shape=(16, 64))
+    with pytest.raises(ModelFileError) as caught:
+        load(weights)
+    assert str(caught.value) == (
+        f"tiny.safetensors: tensor {Q_PROJ} has shape [16, 64], but this model's config asks for [32, 32]"
+    )
+
+
+def test_a_type_that_is_not_numbers_names_the_ones_that_are() -> None:
+    weights = source()
+    weights.tensors[Q_PROJ] = replace(weights.tensors[Q_PROJ], dtype="F8_E4M3")
+    with pytest.raises(ModelFileError, match=r"q_proj.weight is stored as F8_E4M3; readable .* F32, F16"):
+        load(weights)
+
+
+def test_too_few_bytes_are_an_error_and_not_a_crash() -> None:
+    weights = source()
+    weights.tensors[Q_PROJ] = replace(weights.tensors[Q_PROJ], data=np.zeros(100, np.uint8))
+    with pytest.raises(ModelFileError, match=r"q_proj.weight of type F32 .* has 100 bytes"):
+        load(weights)
+
+
+def test_a_scheme_that_does_not_exist_is_named_beside_those_that_do() -> None:
+    config = replace(CONFIG, quantization={"quant_method": "awq"})
+    with pytest.raises(ModelFileError, match=r"scheme 'awq', which Ozone does not have; it has: unquantized"):
+        build_model(config, dtype=torch.float32, max_model_len=64)
+
+
+def test_an_unknown_family_is_named() -> None:
+    with pytest.raises(ModelFileError, match="'mamba' is not one of llama"):
+        build_model(replace(CONFIG, family="mamba"), dtype=torch.float32, max_model_len=64)
