@@ -183,7 +183,7 @@ def test_any_schedule_gives_each_request_the_answer_it_gets_alone(configuration,
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, **relaxed)
+@settings(max_examples=1000, **relaxed)
 @given(configurations(), st.lists(arrivals(), min_size=2, max_size=30))
 def test_any_long_schedule_gives_each_request_the_answer_it_gets_alone(configuration, requests):
     check_answers_equal_those_alone(configuration, requests)
