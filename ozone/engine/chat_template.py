@@ -22,6 +22,17 @@ MAX_TEMPLATE_CHARACTERS = 1 << 20
 # How a template takes a message's content: as a string, as a list of parts, or as either.
 ContentFormat = Literal["string", "parts", "either"]
 
+# What `ChatTemplate.render` gives by name, so that a request's own variables must not name it.
+RESERVED_VARIABLES = frozenset(
+    {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+)
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """`RequestError` where ``chat_template_kwargs`` names what the template is given anyway."""
+    if reserved := RESERVED_VARIABLES.intersection(variables):
+        raise RequestError(f"chat_template_kwargs must not set {min(reserved)}", param="chat_template_kwargs")
+
 
 class ChatTemplate:
     """A chat template, compiled on first use. Thread-safe."""

@@ -235,4 +235,7 @@ def _chat_template(files: ModelFiles, tokenizer: Tokenizer, argument: str | None
     source = files.chat_template if argument is None else read_chat_template(argument)
     if source is None:
         return None
-    return ChatTemplate(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    template = ChatTemplate(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    if argument is not None:
+        template.validate()  # a model's own template is compiled by the first chat, to keep the start short
+    return template

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ozone.config.args import EngineArgs
+from ozone.engine.chat_template import ChatTemplate, check_variables
 from ozone.engine.collector import OutputCollector
 from ozone.engine.outputs import EngineStats, RequestDelta, RequestOutput
 from ozone.engine.sampling_params import SamplingParams
@@ -108,20 +109,20 @@ class LLM:
         conversations: list[Any] = [messages] if single else list(messages)
         template = self._loaded.chat_template
         if chat_template is not None:
-            from ozone.engine.chat_template import ChatTemplate
-
             tokenizer = self._loaded.tokenizer
             template = ChatTemplate(
                 chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
             )
         if template is None:
             raise RequestError("the model has no chat template; give chat_template")
+        variables = dict(chat_template_kwargs or {})
+        check_variables(variables)
         prompts: list[Prompt] = []
         for conversation in conversations:
             text = template.render(
                 [dict(message) for message in conversation],
                 add_generation_prompt=add_generation_prompt,
-                **dict(chat_template_kwargs or {}),
+                **variables,
             )
             ids = self._loaded.tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
