@@ -1,1 +1,1 @@
-
+"""Subcommands of the `ozone` command, one file each."""

@@ -1,1 +1,1 @@
-
+"""What a user starts: `LLM` and the server, and the assembly of an engine that both share."""

@@ -1,1 +1,1 @@
-
+"""Model files: finding, checking and reading them. Torch-free."""

@@ -1,1 +1,1 @@
-
+"""Module paths that scripts written for vLLM expect."""
