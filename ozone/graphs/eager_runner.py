@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,8 @@ class EagerRunner:
         """
         Raises: `ConfigError` where the KV cache could not hold one request of `max_model_len` tokens.
         """
-        torch.set_num_threads(num_threads)
+        self._num_threads = num_threads
+        self._thread: int | None = None
         self.block_size = cache.block_size
         self.vocab_size = model_config.vocab_size
         cache_dtype = dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
@@ -69,6 +71,8 @@ class EagerRunner:
     @torch.inference_mode()
     def execute(self, scheduled: list[ScheduledRequest]) -> NDArray[np.float32]:
         """One step; float32 logits (rows, vocab_size), see `Runner.execute`."""
+        if self._thread != threading.get_ident():
+            self._adopt_thread()
         counts = self._buffers.fill(scheduled)
         tokens = counts.num_tokens
         hidden = self._model(self._token_ids[:tokens], self._positions[:tokens], self._batch(counts))
@@ -77,6 +81,12 @@ class EagerRunner:
         rows = hidden.index_select(0, self._logits_indices[: counts.num_logits])
         logits: NDArray[np.float32] = self._model.compute_logits(rows).numpy()
         return logits
+
+    def _adopt_thread(self) -> None:
+        # OpenMP keeps the size of its team for each calling thread, and the engine's is not the one in
+        # which the runner was made.
+        self._thread = threading.get_ident()
+        torch.set_num_threads(self._num_threads)
 
     def _batch(self, counts: BatchCounts) -> BatchContext:
         return BatchContext(

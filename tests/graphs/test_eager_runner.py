@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,23 @@ def test_a_step_that_wants_no_logits_gets_none(files: ModelFiles, model: CausalL
     logits = runner.execute([ScheduledRequest(FakeRequest([1, 2], [0]), 0, 2, "none")])
     assert logits.shape == (0, files.config.vocab_size)
     assert logits.dtype == np.float32
+
+
+def test_a_step_uses_the_given_number_of_threads_in_whatever_thread_it_runs(
+    files: ModelFiles, model: CausalLM
+) -> None:
+    runner = make_runner(model, files.config, 64 << 20)
+    threads: list[int] = []
+
+    def run() -> None:
+        threads.append(len(os.listdir("/proc/self/task")))
+        runner.execute([ScheduledRequest(FakeRequest([1] * 200, list(range(13))), 0, 200, "last")])
+        threads.append(len(os.listdir("/proc/self/task")))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert threads[1] == threads[0]
 
 
 @pytest.mark.slow
