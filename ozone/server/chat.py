@@ -25,6 +25,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     """Answer one request."""
     arrival_time = time.monotonic()
     context.check_ready()
+    context.check_room()
     body = await parse_body(request, ChatCompletionRequest, context.state.settings.max_request_bytes)
     body.check()
     context.check_model(body.model)

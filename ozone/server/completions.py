@@ -19,7 +19,7 @@ from ozone.server.body import parse_body
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
 from ozone.server.logprobs import CompletionLogprobs, PromptLogprobs, TokenNames, prompt_logprobs_json
-from ozone.server.prompts import encode_text
+from ozone.server.prompts import encode_prompts
 from ozone.server.requests import CompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
 
@@ -30,19 +30,14 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     """Answer one request."""
     arrival_time = time.monotonic()
     context.check_ready()
+    context.check_room()
     body = await parse_body(request, CompletionRequest, context.state.settings.max_request_bytes)
     body.check()
     context.check_model(body.model)
-    prompts = [await _encode(context, prompt, body) for prompt in body.prompt]
+    prompts = await encode_prompts(context, body.prompt, body.add_special_tokens)
     params = [_params(context, body, len(token_ids)) for token_ids in prompts]
     answer = CompletionAnswer(context, body, prompts, params)
     return await answer_with(answer, context, request, body, prompts, params, arrival_time)
-
-
-async def _encode(context: ServerContext, prompt: str | list[int], body: CompletionRequest) -> list[int]:
-    if isinstance(prompt, str):
-        return await encode_text(context, prompt, body.add_special_tokens)
-    return prompt
 
 
 def _params(context: ServerContext, body: CompletionRequest, prompt_len: int) -> SamplingParams:

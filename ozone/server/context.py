@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from ozone.errors import RequestError
+from ozone.errors import QueueFullError, RequestError
 from ozone.server.errors import ModelNotFoundError
 from ozone.server.generation import DeltaBridge, Generation
 from ozone.server.metrics import ServerMetrics
@@ -55,6 +55,12 @@ class ServerContext:
             raise RequestError(f"The engine has died: {self.state.engine.failure!r}", status=503)
         if self.state.draining:
             raise RequestError("The server is shutting down", status=503)
+
+    def check_room(self) -> None:
+        """Raise QueueFullError before any work is spent on a request that the engine would not take."""
+        waiting = self.state.engine.stats().num_waiting
+        if waiting >= self.state.max_waiting_requests:
+            raise QueueFullError(f"{waiting} requests wait already: try again later")
 
     def check_model(self, name: str | None) -> None:
         """Raise RequestError (404) for a model that is not served; no name means the one there is."""

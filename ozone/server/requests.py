@@ -15,6 +15,9 @@ from ozone.errors import RequestError
 
 MAX_PROMPTS = 2048
 MAX_N = 128
+# Work per token grows with these, and they come from anybody.
+MAX_STRINGS = 256
+MAX_STRING_CHARACTERS = 16384
 
 # Field -> (what it asks for, values besides null and empty that ask for nothing).
 _UNSUPPORTED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
@@ -41,12 +44,14 @@ _UNSUPPORTED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
 }
 
 
-def _text_or_list(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value
-    raise ValueError("expected a string or a list of strings")
+def _strings(value: Any) -> list[str]:
+    """One string, some, or null for none, always as a list."""
+    strings = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
+        raise ValueError("expected a string or a list of strings")
+    if len(strings) > MAX_STRINGS or sum(map(len, strings)) > MAX_STRING_CHARACTERS:
+        raise ValueError(f"at most {MAX_STRINGS} strings of {MAX_STRING_CHARACTERS} characters together")
+    return strings
 
 
 def is_token_ids(value: Any) -> bool:
@@ -103,7 +108,7 @@ def _logit_bias(value: Any) -> dict[int, float] | None:
 _TextOrList = str | list[str] | None
 _Prompt = str | list[int] | list[str] | list[list[int]]
 _Content = str | list[str | dict[str, Any]] | None
-Stop = Annotated[list[str], PlainValidator(lambda v: [] if v is None else _text_or_list(v), _TextOrList)]
+Strings = Annotated[list[str], PlainValidator(_strings, _TextOrList)]
 
 
 class _Body(BaseModel):
@@ -138,7 +143,7 @@ class GenerationRequest(_Body):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: Stop = []
+    stop: Strings = []
     logit_bias: Annotated[dict[int, float] | None, PlainValidator(_logit_bias, dict[str, float] | None)] = (
         None
     )
@@ -154,7 +159,7 @@ class GenerationRequest(_Body):
     skip_special_tokens: bool = True
     prompt_logprobs: int | None = None
     allowed_token_ids: list[int] | None = None
-    bad_words: list[str] | None = None
+    bad_words: Strings = []
     priority: int = 0
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None

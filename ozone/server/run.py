@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import logging
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from ozone.errors import ConfigError
 from ozone.server.app import create_app
 from ozone.server.settings import ServerSettings, ServerState
 
-logger = logging.getLogger(__name__)
-
 # Once the engine is done, clients get this long to read the ends of their answers.
 _FLUSH_SECONDS = 5
+# Longer than clients keep idle connections: a server that closes first breaks their next request.
+_KEEP_ALIVE_SECONDS = 75
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -80,13 +80,27 @@ class DrainingServer(uvicorn.Server):
                 ssl_certfile=settings.ssl_certfile,
                 root_path=settings.root_path,
                 lifespan="on",
+                ws="none",
                 timeout_graceful_shutdown=_FLUSH_SECONDS,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 server_header=False,
             )
         )
         self._state = state
+        self._load(settings)
         self._url = server_url(settings, listener)
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _load(self, settings: ServerSettings) -> None:
+        """Read the certificate now. Raises ConfigError where it is not one."""
+        try:
+            self.config.load()
+        except ssl.SSLError as error:
+            files = " and ".join(filter(None, (settings.ssl_certfile, settings.ssl_keyfile)))
+            reason = error.reason or str(error)
+            raise ConfigError(
+                f"--ssl-certfile: {files} hold no certificate with its key ({reason})"
+            ) from None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -112,7 +126,8 @@ class DrainingServer(uvicorn.Server):
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
             return
-        self.drain()
+        self._state.draining = True
+        self._loop.call_soon_threadsafe(self.drain)  # a signal handler must not take locks
 
     def drain(self) -> None:
         """Stop taking requests, and exit when those that run have ended. May be called in any thread."""

@@ -49,7 +49,7 @@ class ServerSettings:
     access_log: bool = True
     log_requests: bool = False
     docs: bool = True
-    max_request_bytes: int = 16 * 1024 * 1024
+    max_request_bytes: int = 8 * 1024 * 1024
     shutdown_timeout: float = 30.0
 
 
@@ -126,7 +126,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--disable-fastapi-docs", action="store_true", default=None, help="no /docs, /redoc and /openapi.json"
     )
-    add("--max-request-bytes", type=int, metavar="N", help="refuse larger request bodies (default: 16 MiB)")
+    add("--max-request-bytes", type=int, metavar="N", help="refuse larger request bodies (default: 8 MiB)")
     add(
         "--shutdown-timeout",
         type=float,

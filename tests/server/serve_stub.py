@@ -4,6 +4,7 @@ When it is done it reports which heavy modules it has loaded.
 """
 
 import argparse
+import logging
 import sys
 
 from server_stubs import make_state
@@ -16,6 +17,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("delay", type=float)
 add_server_arguments(parser)
 arguments = parser.parse_args()
+logging.basicConfig(level=logging.INFO)
 try:
     state = make_state(settings=server_settings(arguments), max_model_len=4096)
     state.engine.runner.delay = arguments.delay

@@ -60,6 +60,9 @@ def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("stop", 7),
         ("stop", [""]),
         ("stop", [["a"]]),
+        ("stop", ["x"] * 257),
+        ("stop", "x" * 16385),
+        ("bad_words", ["x" * 9000] * 2),
         ("stop_token_ids", [-1]),
         ("stop_token_ids", [10**6]),
         ("stop_token_ids", "x"),
@@ -184,6 +187,27 @@ def test_an_error_names_the_path_of_the_field(http: httpx.Client) -> None:
 def test_a_control_character_in_a_prompt_is_a_character(http: httpx.Client) -> None:
     answer = http.post("/v1/completions", json={"prompt": "a\u0000b", "max_tokens": 3, "temperature": 0})
     assert answer.json()["choices"][0]["text"] == greedy_text("a\u0000b", 3)
+
+
+def test_a_prompt_far_longer_than_the_context_is_refused_by_its_beginning(
+    server: RunningServer, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = 0
+    encode = server.state.tokenizer.encode
+
+    def watched(text: str, add_special_tokens: bool = True) -> list[int]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return encode(text, add_special_tokens)
+
+    monkeypatch.setattr(server.state.tokenizer, "encode", watched)
+    message = [{"role": "user", "content": "x" * 1_000_000}]
+    for path, body in (
+        ("/v1/completions", {"prompt": ["a", "x" * 1_000_000]}),
+        ("/v1/chat/completions", {"messages": message}),
+    ):
+        assert "the context holds 256" in refused(http.post(path, json=body))["message"]
+    assert longest == 16 * 256
 
 
 def test_the_server_is_well_after_all_that(server: RunningServer, http: httpx.Client) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +17,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from server_stubs import make_state, serving
+
+from ozone.errors import ConfigError
+from ozone.server.run import run_server
+from ozone.server.settings import ServerSettings
 
 PROGRAM = Path(__file__).with_name("serve_stub.py")
 
@@ -27,10 +34,13 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
         )
-        line = self.popen.stderr.readline()
-        found = re.fullmatch(r"Serving stub at (http://127\.0\.0\.1:\d+)/v1\n", line)
-        assert found, line + self.popen.stderr.read()
-        self.url = found[1]
+        lines = []
+        for line in self.popen.stderr:
+            lines.append(line)
+            if found := re.fullmatch(r"Serving stub at (http://127\.0\.0\.1:\d+)/v1\n", line):
+                self.url = found[1]
+                return
+        raise AssertionError("".join(lines))
 
     def stream_in_background(self, max_tokens: int) -> tuple[threading.Thread, list[str]]:
         """Start to stream an answer; returns once its first event is there."""
@@ -94,7 +104,7 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_new_ones(start) -> No
     assert len(lines) == 61
     assert '"finish_reason":"length"' in lines[-2]
     assert lines[-1] == "data: [DONE]"
-    assert process.popen.wait(timeout=5) == 0
+    assert process.popen.wait(timeout=20) == 0
 
 
 def test_requests_that_outlast_the_shutdown_timeout_are_told(start) -> None:
@@ -102,7 +112,7 @@ def test_requests_that_outlast_the_shutdown_timeout_are_told(start) -> None:
     thread, lines = process.stream_in_background(max_tokens=3000)
     begun = time.monotonic()
     process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(timeout=5) == 0
+    assert process.popen.wait(timeout=20) == 0
     assert time.monotonic() - begun > 0.3
     thread.join()
     assert "ended this request" in lines[-2]
@@ -130,3 +140,52 @@ def test_a_port_in_use_is_one_line_and_exit_2() -> None:
         )
     assert done.returncode == 2
     assert done.stderr == f"ozone: error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl here to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=127.0.0.1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+def test_https_is_served_with_a_certificate(certificate: tuple[Path, Path]) -> None:
+    settings = ServerSettings(port=0, ssl_certfile=str(certificate[0]), ssl_keyfile=str(certificate[1]))
+    with serving(make_state(settings=settings)) as server:
+        url = server.url.replace("http:", "https:")
+        context = ssl.create_default_context(cafile=certificate[0])
+        assert httpx.post(f"{url}/v1/completions", json={"prompt": "x"}, verify=context).status_code == 200
+
+
+def test_a_certificate_that_is_none_is_a_mistake(certificate: tuple[Path, Path]) -> None:
+    settings = ServerSettings(port=0, ssl_certfile=str(certificate[1]), ssl_keyfile=str(certificate[1]))
+    state = make_state(settings=settings)
+    try:
+        with pytest.raises(ConfigError, match=r"--ssl-certfile: .*key\.pem"):
+            run_server(state)
+    finally:
+        state.engine.shutdown()
+
+
+def test_logs_go_to_stderr_and_hold_no_text_of_a_request(start) -> None:
+    process = start("0", "--port", "0", "--uvicorn-log-level", "info", "--enable-log-requests")
+    httpx.post(f"{process.url}/v1/completions", json={"prompt": "geheim", "max_tokens": 3})
+    process.popen.send_signal(signal.SIGTERM)
+    output, log = process.popen.communicate(timeout=20)
+    assert "POST /v1/completions" in log
+    assert "prompt tokens [6]" in log
+    assert "max_tokens=3" in log
+    assert "geheim" not in log + output
+    assert output == "heavy modules: []\n"
