@@ -116,10 +116,10 @@ async def answer_with(
 ) -> Response:
     """Have the engine work on the prompts, and send the answer whole or as a stream."""
     completions = sum(prompt_params.n for prompt_params in params)
-    if completions > context.state.max_waiting_requests:
+    most = context.state.max_waiting_requests
+    if most is not None and completions > most:
         raise RequestError(
-            f"The request asks for {completions} completions; at most "
-            f"{context.state.max_waiting_requests} may wait (--max-waiting-requests)",
+            f"The request asks for {completions} completions; at most {most} may wait",
             param="prompt",
         )
     generation = context.generation(answer.envelope.id)

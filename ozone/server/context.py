@@ -58,8 +58,8 @@ class ServerContext:
 
     def check_room(self) -> None:
         """Raise QueueFullError before any work is spent on a request that the engine would not take."""
-        waiting = self.state.engine.stats().num_waiting
-        if waiting >= self.state.max_waiting_requests:
+        most, waiting = self.state.max_waiting_requests, self.state.engine.stats().num_waiting
+        if most is not None and waiting >= most:
             raise QueueFullError(f"{waiting} requests wait already: try again later")
 
     def check_model(self, name: str | None) -> None:

@@ -62,7 +62,8 @@ class ServerState:
         chat_template: None where the model has none: chat requests are then refused with a hint.
         model_names: the names a request may call the model by; answers carry the first.
         max_model_len: tokens of prompt and completion together.
-        max_waiting_requests: the engine's bounded queue; a request with more completions is refused.
+        max_waiting_requests: length of the engine's bounded queue, so that what cannot fit is refused before
+            any work is spent on it; None leaves that to the engine.
         default_sampling_params: the model's own defaults under `SamplingParams`' names, for fields
             that a request leaves unset.
         startup_report: called for `/startup`; returns what can be written as JSON.
@@ -72,7 +73,7 @@ class ServerState:
     tokenizer: ServerTokenizer
     model_names: tuple[str, ...]
     max_model_len: int
-    max_waiting_requests: int = 1024
+    max_waiting_requests: int | None = None
     chat_template: ServerChatTemplate | None = None
     default_sampling_params: Mapping[str, Any] = field(default_factory=dict)
     startup_report: Callable[[], Mapping[str, Any]] = dict

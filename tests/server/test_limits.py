@@ -157,3 +157,28 @@ def test_a_request_that_can_never_fit_the_queue_is_told_so() -> None:
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": ["x", "y"], "n": 3})
         assert answer.status_code == 400
         assert "6 completions" in answer.json()["error"]["message"]
+
+
+def test_a_full_queue_is_noticed_before_a_body_is_read() -> None:
+    state = make_state(scheduler={"max_num_seqs": 1, "max_waiting_requests": 1}, max_waiting_requests=1)
+    with serving(state) as server:
+        server.runner.delay = 0.02
+        body = {"prompt": "x", "max_tokens": 200}
+        threads = [
+            threading.Thread(
+                target=httpx.post,
+                args=(f"{server.url}/v1/completions",),
+                kwargs={"json": body, "timeout": 30},
+            )
+            for _ in range(2)
+        ]
+        for number, thread in enumerate(threads):
+            thread.start()
+            while (stats := state.engine.stats()).num_running + stats.num_waiting < number + 1:
+                time.sleep(0.005)
+        not_json = {"content": b"{", "headers": {"content-type": "application/json"}}
+        assert httpx.post(f"{server.url}/v1/completions", **not_json).status_code == 429
+        assert httpx.post(f"{server.url}/v1/chat/completions", **not_json).status_code == 429
+        state.engine.shutdown()
+        for thread in threads:
+            thread.join()
