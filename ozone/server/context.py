@@ -28,7 +28,6 @@ class ServerContext:
         self.state = state
         self.model_name = state.model_names[0]
         self.metrics = ServerMetrics(state.engine, self.model_name, state.max_model_len)
-        self.generations: set[Generation] = set()
         self._bridge: DeltaBridge | None = None
         # Two threads are enough to keep the loop free, and leave the cores to the engine.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="ozone-prompt")
@@ -75,7 +74,7 @@ class ServerContext:
 
     def generation(self, request_id: str) -> Generation:
         """A new request's work, which the health watch knows of until it is closed."""
-        return Generation(request_id, self.state.engine, self.bridge, self.metrics, self.generations)
+        return Generation(request_id, self.state.engine, self.bridge, self.metrics)
 
     async def _watch_engine(self) -> None:
         """A dead engine sends no more deltas: whoever waits for one must be told."""
@@ -83,5 +82,5 @@ class ServerContext:
             await asyncio.sleep(_HEALTH_SECONDS)
             failure = self.state.engine.failure
             if failure is not None:
-                for generation in list(self.generations):
+                for generation in list(self.bridge.open):
                     generation.fail(f"the engine has died: {failure!r}")

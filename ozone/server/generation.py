@@ -21,6 +21,9 @@ from ozone.errors import RequestError
 from ozone.server.interfaces import EngineClient
 from ozone.server.metrics import RequestObserver, ServerMetrics
 
+# The longest that a step's first delta waits for its last one.
+_STEP_SECONDS = 0.001
+
 
 class ClientDisconnectedError(Exception):
     """Nobody is there to read the answer."""
@@ -36,10 +39,18 @@ class Arrival(NamedTuple):
 
 
 class DeltaBridge:
-    """Carries deltas from the engine's thread to one event loop, a whole step per wake-up."""
+    """Carries deltas from the engine's thread to one event loop, a whole step at a time.
+
+    Attributes:
+        open: the requests that deltas may still come for.
+        num_running: their completions that have not ended.
+        num_deliveries: how often the loop handed out what had arrived.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.wakeups = 0
+        self.open: set[Generation] = set()
+        self.num_running = 0
+        self.num_deliveries = 0
         self._loop = loop
         self._arrivals: deque[Arrival] = deque()
         self._woken = False
@@ -55,12 +66,15 @@ class DeltaBridge:
                 return  # The loop is closed: nobody is left to tell.
 
     def _wake(self) -> None:
-        # One turn of the loop later: meanwhile the engine gets the interpreter lock back and posts
-        # the rest of its step, which otherwise would arrive in dribs and drabs.
-        self._loop.call_soon(self._deliver)
+        # A step posts one delta after another. Until each completion has its own, sleep for a moment: that
+        # gives the engine the interpreter lock, which the two would otherwise fight for delta by delta.
+        if len(self._arrivals) >= self.num_running:
+            self._deliver()
+        else:
+            self._loop.call_later(_STEP_SECONDS, self._deliver)
 
     def _deliver(self) -> None:
-        self.wakeups += 1
+        self.num_deliveries += 1
         self._woken = False
         while self._arrivals:
             arrival = self._arrivals.popleft()
@@ -79,10 +93,8 @@ class Generation:
         engine: EngineClient,
         bridge: DeltaBridge,
         metrics: ServerMetrics,
-        open_generations: set[Generation],
     ) -> None:
         self.request_id = request_id
-        self._open = open_generations
         self._engine = engine
         self._bridge = bridge
         self._metrics = metrics
@@ -102,7 +114,7 @@ class Generation:
         arrival_time: float,
     ) -> None:
         """Queue every prompt, or none. Raises what `add_request` raises."""
-        self._open.add(self)
+        self._bridge.open.add(self)
         try:
             for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
                 request_id = self.request_id if len(prompts) == 1 else f"{self.request_id}-{index}"
@@ -110,12 +122,13 @@ class Generation:
                 def post(delta: RequestDelta, index: int = index) -> None:
                     self._bridge.post(Arrival(self, index, delta, time.monotonic()))
 
+                self._engine.add_request(request_id, prompt, prompt_params, on_delta=post, priority=priority)
+                self._submitted.append(request_id)
                 for choice in range(prompt_params.n):
                     self._observers[index, choice] = self._metrics.observe(
                         len(prompt), prompt_params, arrival_time
                     )
-                self._engine.add_request(request_id, prompt, prompt_params, on_delta=post, priority=priority)
-                self._submitted.append(request_id)
+                self._bridge.num_running += prompt_params.n
         except BaseException:
             self.close()
             raise
@@ -134,6 +147,7 @@ class Generation:
         observer.delta(arrival.delta, arrival.time)
         if arrival.delta.finish_reason is not None:
             del self._observers[key]
+            self._bridge.num_running -= 1
         self._arrivals.append(arrival)
         self._notify()
 
@@ -169,13 +183,14 @@ class Generation:
 
     def close(self) -> None:
         """Abort what still runs; idempotent."""
-        self._open.discard(self)
+        self._bridge.open.discard(self)
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
         if self.running:
             for observer in self._observers.values():
                 observer.aborted()
+            self._bridge.num_running -= len(self._observers)
             self._observers.clear()
             for request_id in self._submitted:
                 self._engine.abort(request_id)

@@ -1,4 +1,4 @@
-"""The bridge from the engine's thread: nothing is lost or reordered, and the loop wakes once a step."""
+"""The bridge from the engine's thread: nothing is lost or reordered, and a step arrives as a whole."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SteppingEngine:
                 on_delta(RequestDelta(request_id, token_ids=[step], finish_reason=reason))
 
 
-def test_many_streams_cost_one_wakeup_a_step() -> None:
+def test_the_deltas_of_a_step_are_handed_out_together() -> None:
     async def read(generation: Generation) -> list[int]:
         return [
             token
@@ -52,18 +52,18 @@ def test_many_streams_cost_one_wakeup_a_step() -> None:
         engine = SteppingEngine()
         bridge = DeltaBridge(asyncio.get_running_loop())
         metrics = ServerMetrics(engine, "stub", 64)
-        open_generations: set[Generation] = set()
         readers = []
         for number in range(REQUESTS):
-            generation = Generation(f"request-{number}", engine, bridge, metrics, open_generations)
+            generation = Generation(f"request-{number}", engine, bridge, metrics)
             generation.submit([[1, 2]], [SamplingParams()], priority=0, arrival_time=time.monotonic())
             readers.append(read(generation))
-        assert len(open_generations) == REQUESTS
+        assert len(bridge.open) == bridge.num_running == REQUESTS
         thread = threading.Thread(target=engine.run)
         thread.start()
         assert await asyncio.gather(*readers) == [list(range(STEPS))] * REQUESTS
         thread.join()
-        return bridge.wakeups
+        assert bridge.num_running == 0
+        return bridge.num_deliveries
 
-    # Now and then the scheduler of threads splits a step; without batching there were thousands.
-    assert STEPS * 0.5 < asyncio.run(serve()) < STEPS * 3
+    # On a busy machine a step may arrive in pieces, or several at once; one by one they would be 2,000.
+    assert 0 < asyncio.run(serve()) < STEPS * 4

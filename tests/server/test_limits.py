@@ -125,6 +125,7 @@ def test_a_full_queue_answers_429_and_recovers() -> None:
         assert all(answer.status_code == 200 for answer in answers if answer not in refused)
         assert refused[0].headers["retry-after"] == "1"
         assert refused[0].json()["error"]["type"] == "rate_limit_error"
+        assert 'finished_reason="abort",model_name="stub"} 0.0' in httpx.get(f"{server.url}/metrics").text
         server.runner.delay = 0
         ask()
         assert answers[-1].status_code == 200
