@@ -59,6 +59,7 @@ class Admission:
         params = params.clone()
         self._check_prompt(prompt_token_ids)
         self._check_params(params)
+        self._check_choice_remains(params)
         max_total_tokens = self._max_total_tokens(len(prompt_token_ids), params)
         stops = StopStrings(params.stop_strings) if params.stop_strings else None
         bad_words = self._bad_word_tokens(params.bad_words or ())
@@ -130,6 +131,17 @@ class Admission:
         if params.n > self._scheduler.max_waiting_requests:
             most = self._scheduler.max_waiting_requests
             raise RequestError(f"n is {params.n}; at most {most} completions may wait", param="n")
+
+    def _check_choice_remains(self, params: SamplingParams) -> None:
+        """While `min_tokens` bans the tokens that end a text, some other one must be allowed."""
+        if params.allowed_token_ids is None or params.min_tokens == 0:
+            return
+        eos_token_ids = () if params.ignore_eos else self._eos_token_ids
+        if not set(params.allowed_token_ids).difference(eos_token_ids, params.stop_token_ids or ()):
+            raise RequestError(
+                "allowed_token_ids holds only tokens that end the text, which min_tokens forbids",
+                param="allowed_token_ids",
+            )
 
     def _max_total_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
         """Tokens at which generation ends. The context cuts it short, the cache's size must not."""

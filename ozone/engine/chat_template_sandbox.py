@@ -90,7 +90,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         """Called at the start of each turn of a loop and each macro; stops a template that takes too long."""
         return self.meter.tick()
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         """Joins the output of a block or macro."""
         parts = list(parts)
         self.meter.charge(sum(map(len, parts)))

@@ -78,7 +78,7 @@ class SamplingParams:
     Attributes:
         n: completions to generate for the prompt.
         presence_penalty, frequency_penalty: OpenAI's additive penalties on generated tokens, -2 to 2.
-        repetition_penalty: multiplicative penalty on prompt and generated tokens, > 0; 1 is none.
+        repetition_penalty: multiplicative penalty on prompt and generated tokens, 0.001 to 1000; 1 is none.
         temperature: 0 is greedy.
         top_p, top_k, min_p: truncations of the distribution; 1, 0 (or -1) and 0 are none.
         seed: seed of the counter-based generator; None (or -1) draws a fresh one.
@@ -161,7 +161,7 @@ class SamplingParams:
     def _check_distribution(self) -> None:
         self.presence_penalty = _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
         self.frequency_penalty = _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        self.repetition_penalty = _number("repetition_penalty", self.repetition_penalty, 0.0, above=True)
+        self.repetition_penalty = _number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
         self.temperature = _number("temperature", self.temperature, 0.0)
         self.top_p = _number("top_p", self.top_p, 0.0, 1.0, above=True)
         self.min_p = _number("min_p", self.min_p, 0.0, 1.0)

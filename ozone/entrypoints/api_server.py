@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 
@@ -10,6 +11,7 @@ def main(argv: list[str] | None = None) -> int:
     from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
     from ozone.entrypoints.console import start_logging
     from ozone.entrypoints.startup import StartupTimer, process_start_time
+    from ozone.server.listener import bind
     from ozone.server.settings import add_server_arguments, server_settings
 
     timer = StartupTimer(process_start_time())
@@ -25,16 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     start_logging()
     settings = server_settings(namespace)
 
+    args = engine_args(namespace)
+    listener = bind(settings)
+
     from ozone.entrypoints.assemble import load
     from ozone.entrypoints.serving import server_state
+
+    loaded = load(args, timer=timer, meanwhile=lambda: importlib.import_module("ozone.server.run"))
+    print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr, flush=True)
     from ozone.server.run import run_server
 
-    loaded = load(engine_args(namespace), timer=timer)
-    print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr, flush=True)
-    try:
-        run_server(server_state(loaded, settings))
-    finally:
-        loaded.engine.shutdown()
+    run_server(server_state(loaded, settings), listener)
     return 0
 
 

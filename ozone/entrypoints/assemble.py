@@ -42,8 +42,6 @@ _GENERATION_DEFAULTS = {
     "max_new_tokens": "max_tokens",
 }
 
-ProgressFactory = Callable[[str], Callable[[int, int], None]]
-
 
 @dataclass
 class LoadedModel:
@@ -101,12 +99,20 @@ def _import_torch_side(timer: StartupTimer) -> None:
         import ozone.models  # noqa: F401
 
 
-def load(args: EngineArgs, *, timer: StartupTimer | None = None) -> LoadedModel:
+def load(
+    args: EngineArgs,
+    *,
+    timer: StartupTimer | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> LoadedModel:
     """Open, resolve, load and start.
+
+    `meanwhile` is called while torch is being imported, for work that needs neither of the two.
 
     Raises: `OzoneError` for anything that the user or the model's files got wrong.
     """
     timer = timer or StartupTimer()
+    timer.mark("imports")
     torch_side = _Background(lambda: _import_torch_side(timer))
     with timer.phase("model files"):
         files = open_model(
@@ -125,6 +131,9 @@ def load(args: EngineArgs, *, timer: StartupTimer | None = None) -> LoadedModel:
     with timer.phase("tokenizer"):
         tokenizer = _load_tokenizer(files, config)
     generation = _generation_config(files, config.model.generation_config)
+    if meanwhile is not None:
+        with timer.phase("meanwhile"):
+            meanwhile()
     torch_side.wait()
     runner = _build_runner(files, config, timer)
     engine = Engine(

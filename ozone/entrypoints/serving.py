@@ -13,6 +13,7 @@ def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:
         tokenizer=loaded.tokenizer,
         chat_template=loaded.chat_template,
         model_names=loaded.config.model.served_model_name,
+        max_waiting_requests=loaded.config.scheduler.max_waiting_requests,
         max_model_len=loaded.config.model.max_model_len,
         default_sampling_params=loaded.default_sampling,
         startup_report=loaded.startup.report,

@@ -67,6 +67,10 @@ class StartupTimer:
         yield
         self._add(name, begin)
 
+    def mark(self, name: str) -> None:
+        """End a phase now that began where the last one ended, or at process start."""
+        self._add(name, max((phase.end for phase in self._phases), default=0.0))
+
     def ready(self) -> None:
         """The engine accepts requests from now on; the first call counts."""
         if self._ready is None:

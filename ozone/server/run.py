@@ -18,34 +18,13 @@ from uvicorn.config import LOGGING_CONFIG
 
 from ozone.errors import ConfigError
 from ozone.server.app import create_app
+from ozone.server.listener import bind, server_url
 from ozone.server.settings import ServerSettings, ServerState
 
 # Once the engine is done, clients get this long to read the ends of their answers.
 _FLUSH_SECONDS = 5
 # Longer than clients keep idle connections: a server that closes first breaks their next request.
 _KEEP_ALIVE_SECONDS = 75
-
-
-def bind(settings: ServerSettings) -> socket.socket:
-    """Take the port, so that a port in use is known before a model is loaded. Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}") from None
-    return listener
-
-
-def server_url(settings: ServerSettings, listener: socket.socket) -> str:
-    """Where clients on this machine reach the server."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"{'https' if settings.ssl_certfile else 'http'}://{host}:{port}{settings.root_path}"
 
 
 def run_server(state: ServerState, listener: socket.socket | None = None) -> None:

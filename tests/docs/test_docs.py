@@ -16,9 +16,10 @@ def test_the_structure_page_has_a_line_for_every_module() -> None:
     described: set[str] = set()
     room = ""
     for line in page.splitlines():
-        if heading := re.match(r"## `ozone/(\w+)/`", line):
-            room = heading.group(1)
-        elif row := re.match(r"\| `([\w/]+\.py)` \|", line):
+        if line.startswith("## "):
+            heading = re.match(r"## `ozone/(\w+)/`", line)
+            room = heading.group(1) if heading else ""
+        elif room and (row := re.match(r"\| `([\w/]+\.py)` \|", line)):
             described.add(f"{room}/{row.group(1)}")
     modules = {
         str(path.relative_to(ROOT / "ozone"))

@@ -331,6 +331,12 @@ REFUSALS = {
     "stop token unknown": ([1], {"stop_token_ids": [99]}, "stop_token_ids", "99"),
     "bias of unknown token": ([1], {"logit_bias": {64: 1}}, "logit_bias", "64"),
     "allowed token unknown": ([1], {"allowed_token_ids": [1, 64]}, "allowed_token_ids", "64"),
+    "nothing left to choose": (
+        [1],
+        {"allowed_token_ids": [5], "stop_token_ids": [5], "min_tokens": 1},
+        "allowed_token_ids",
+        "min_tokens",
+    ),
     "too many logprobs": ([1], {"logprobs": 6}, "logprobs", "max_logprobs"),
     "all prompt logprobs": ([1], {"prompt_logprobs": -1}, "prompt_logprobs", "asks for 64"),
     "stop without a tokenizer": ([1], {"stop": "x"}, "stop", "tokenizer"),

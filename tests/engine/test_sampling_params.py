@@ -29,7 +29,7 @@ def refusal(**kwargs) -> RequestError:
         "n": [0, -1, 1.5, "1", None, True],
         "presence_penalty": [-2.1, 2.1, math.nan, "0", None],
         "frequency_penalty": [-2.1, 2.1, math.inf],
-        "repetition_penalty": [0, -1, math.inf, math.nan],
+        "repetition_penalty": [0, -1, 1e-4, 1e4, math.inf, math.nan],
         "temperature": [-0.1, math.nan, math.inf, "hot", None, 10**400],
         "top_p": [0, -0.1, 1.1, math.nan],
         "top_k": [-2, 0.5, "5"],
