@@ -20,6 +20,7 @@ from ozone.config.resolve import resolve, unbuilt
 from ozone.config.schema import OzoneConfig
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
+from ozone.entrypoints.progress import progress
 from ozone.entrypoints.startup import StartupTimer
 from ozone.errors import ConfigError, ModelFileError, RequestError
 from ozone.platforms import cpu
@@ -181,8 +182,8 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
             dtype=getattr(torch, config.model.dtype),
             max_model_len=config.model.max_model_len,
         )
-    with timer.phase("weights"):
-        load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads)
+    with timer.phase("weights"), progress("Loading weights", " layers") as report:
+        load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads, progress=report)
     with timer.phase("kv cache"):
         return EagerRunner(
             model,

@@ -32,8 +32,9 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias)
     # ATen's own bfloat16 matrix-vector product reads weights twice as fast as oneDNN's, which torch would
     # choose. `torch.backends.mkldnn.flags` says the same as these calls at many times their cost.
+    enabled = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
         return functional.linear(x, weight, bias)
     finally:
-        torch._C._set_mkldnn_enabled(True)
+        torch._C._set_mkldnn_enabled(enabled)
