@@ -16,14 +16,14 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    stream = Terminal()
+def watch(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> io.StringIO:
+    # Not a fixture: pytest sets stderr anew between a test's setup and its call.
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
 
 
-def test_what_takes_long_is_shown_with_its_total(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_takes_long_is_shown_with_its_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watch(monkeypatch, Terminal())
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
     with progress("Loading weights", " layers") as report:
         report(1, 4)
@@ -32,7 +32,8 @@ def test_what_takes_long_is_shown_with_its_total(terminal: Terminal, monkeypatch
     assert "/4" in terminal.getvalue()
 
 
-def test_what_is_quick_shows_nothing(terminal: Terminal) -> None:
+def test_what_is_quick_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watch(monkeypatch, Terminal())
     with progress("Loading weights", " layers") as report:
         report(1, 1)
     assert terminal.getvalue() == ""
@@ -40,8 +41,7 @@ def test_what_is_quick_shows_nothing(terminal: Terminal) -> None:
 
 def test_nothing_is_drawn_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
+    stream = watch(monkeypatch, io.StringIO())
     with progress("Loading weights", " layers") as report:
         report(1, 2)
     assert stream.getvalue() == ""
