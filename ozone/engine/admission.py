@@ -57,10 +57,7 @@ class Admission:
     ) -> RequestGroup:
         """Raises RequestError for what can never be served."""
         params = params.clone()
-        self._check_prompt(prompt_token_ids)
-        self._check_params(params)
-        self._check_choice_remains(params)
-        max_total_tokens = self._max_total_tokens(len(prompt_token_ids), params)
+        max_total_tokens = self.check(prompt_token_ids, params)
         stops = StopStrings(params.stop_strings) if params.stop_strings else None
         bad_words = self._bad_word_tokens(params.bad_words or ())
         eos_token_ids = frozenset() if params.ignore_eos else self._eos_token_ids
@@ -96,6 +93,13 @@ class Admission:
                 metrics=RequestMetrics(arrival_time),
             )
         return group
+
+    def check(self, prompt_token_ids: list[int], params: SamplingParams) -> int:
+        """The tokens at which generation ends. Raises RequestError where the request can never be served."""
+        self._check_prompt(prompt_token_ids)
+        self._check_params(params)
+        self._check_choice_remains(params)
+        return self._max_total_tokens(len(prompt_token_ids), params)
 
     def _check_prompt(self, prompt_token_ids: list[int]) -> None:
         if not prompt_token_ids:

@@ -141,6 +141,10 @@ class Engine:
             self._arrived.append(group)
             self._work_arrived.notify()
 
+    def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
+        """Raise what `add_request` would for a request that can never be served."""
+        self._admission.check(prompt_token_ids, params.clone())
+
     def abort(self, request_id: str) -> None:
         """End a request, if it is still there, with a last delta ``abort`` for each completion."""
         with self._lock:
