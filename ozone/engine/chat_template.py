@@ -89,6 +89,16 @@ class ChatTemplate:
         return self._compiled.render(variables)
 
 
+def cut_after(text: str, final_message: str) -> str:
+    """The rendered text up to the end of its last message, without what the template closes it with."""
+    start = text.rfind(final_message)
+    if not final_message or start < 0:
+        raise RequestError(
+            "continue_final_message: the template does not show the last message as it is", param="messages"
+        )
+    return text[: start + len(final_message)]
+
+
 def read_chat_template(argument: str) -> str:
     """The template that a ``--chat-template`` argument names or is; ConfigError where it is neither.
 

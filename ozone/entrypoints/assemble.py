@@ -43,6 +43,8 @@ _GENERATION_DEFAULTS = {
     "max_new_tokens": "max_tokens",
 }
 
+_MAX_GENERATION_CONFIG_CHARACTERS = 1 << 20
+
 
 @dataclass
 class LoadedModel:
@@ -131,14 +133,16 @@ def load(
         logger.warning("%s", warning)
     with timer.phase("tokenizer"):
         tokenizer = _load_tokenizer(files, config)
+    with timer.phase("chat template"):
+        chat_template = _chat_template(files, tokenizer, config.model.chat_template)
     generation = _generation_config(files, config.model.generation_config)
+    default_sampling = _default_sampling(generation)
     if meanwhile is not None:
         with timer.phase("meanwhile"):
             meanwhile()
     torch_side.wait()
-    runner = _build_runner(files, config, timer)
     engine = Engine(
-        runner,
+        _build_runner(files, config, timer),
         tokenizer,
         cache=config.cache,
         scheduler=config.scheduler,
@@ -149,14 +153,7 @@ def load(
     )
     engine.start()
     timer.ready()
-    return LoadedModel(
-        config=config,
-        engine=engine,
-        tokenizer=tokenizer,
-        chat_template=_chat_template(files, tokenizer, config.model.chat_template),
-        default_sampling=_default_sampling(generation),
-        startup=timer,
-    )
+    return LoadedModel(config, engine, tokenizer, chat_template, default_sampling, timer)
 
 
 def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
@@ -205,13 +202,14 @@ def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:
     path = Path(choice)
     path = path / "generation_config.json" if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content = json.loads(file.read(_MAX_GENERATION_CONFIG_CHARACTERS))
     except OSError as error:
         raise ConfigError(
             f"--generation-config {choice}: {error.strerror or error}; give auto, vllm, or a folder that "
             "holds generation_config.json"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ModelFileError(f"{path}: must hold a JSON object")
@@ -219,14 +217,20 @@ def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:
 
 
 def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer, generation: Mapping[str, Any]) -> set[int]:
-    ids = set(files.config.eos_token_ids)
-    if tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    extra = generation.get("eos_token_id")
-    for token in extra if isinstance(extra, list) else [extra]:
-        if isinstance(token, int) and not isinstance(token, bool):
-            ids.add(token)
-    return ids
+    """The tokens that end a text, by config, tokenizer and generation config."""
+    listed = generation.get("eos_token_id")
+    candidates = [
+        *files.config.eos_token_ids,
+        tokenizer.eos_token_id,
+        *(listed if isinstance(listed, list) else [listed]),
+    ]
+    ids = {token for token in candidates if isinstance(token, int) and not isinstance(token, bool)}
+    known = {token for token in ids if 0 <= token < files.config.vocab_size}
+    if known != ids:
+        logger.warning(
+            "%s: end-of-sequence ids outside the vocabulary are ignored: %s", files.path, ids - known
+        )
+    return known
 
 
 def _default_sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +249,6 @@ def _chat_template(files: ModelFiles, tokenizer: Tokenizer, argument: str | None
     source = files.chat_template if argument is None else read_chat_template(argument)
     if source is None:
         return None
-    template = ChatTemplate(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
-    if argument is not None:
-        template.validate()  # a model's own template is compiled by the first chat, to keep the start short
+    template = ChatTemplate(source, **tokenizer.special_tokens)
+    template.validate()
     return template

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import queue
-from collections import deque
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ozone.config.args import EngineArgs
-from ozone.engine.chat_template import ChatTemplate, check_variables
-from ozone.engine.collector import OutputCollector
-from ozone.engine.outputs import EngineStats, RequestDelta, RequestOutput
+from ozone.engine.chat_template import ChatTemplate
+from ozone.engine.outputs import EngineStats, RequestOutput
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.assemble import LoadedModel, load
-from ozone.entrypoints.streaming import new_request_id
-from ozone.errors import QueueFullError, RequestError
+from ozone.entrypoints.batch import BatchRequest, run_batch
+from ozone.entrypoints.prompts import EncodedPrompt, Message, Prompt, encode_prompts, render_conversation
+from ozone.errors import RequestError
 
 if TYPE_CHECKING:
     from ozone.config.schema import OzoneConfig
     from ozone.engine.tokenizer import Tokenizer
 
-Prompt = str | Mapping[str, Any] | Sequence[int]
-Message = Mapping[str, Any]
+# Arguments of vLLM's `generate` and `chat` that Ozone has not, with the values that ask for nothing.
+_MISSING_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "chat_template_content_format": (None, "auto"),
+    "guided_options_request": (None,),
+    "lora_request": (None,),
+    "mm_processor_kwargs": (None, {}),
+    "prompt_adapter_request": (None,),
+    "prompt_token_ids": (None,),
+    "reasoning_effort": (None,),
+    "tokenization_kwargs": (None, {}),
+}
 
 
 class LLM:
@@ -39,6 +47,8 @@ class LLM:
 
     def __init__(self, model: str | None = None, **kwargs: Any) -> None:
         self._loaded: LoadedModel = load(EngineArgs.from_kwargs(model=model, **kwargs))
+        # The engine's thread keeps the engine alive, so an LLM that is dropped has to stop it.
+        self._stop = weakref.finalize(self, self._loaded.engine.shutdown)
 
     @property
     def config(self) -> OzoneConfig:
@@ -67,24 +77,26 @@ class LLM:
         *,
         use_tqdm: bool | Callable[..., Any] = True,
         priority: Sequence[int] | None = None,
+        **others: Any,
     ) -> list[RequestOutput]:
         """Complete every prompt.
 
         Args:
-            prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}``, or a list of these.
+            prompts: a text, ``{"prompt": text}``, ``{"prompt_token_ids": ids}``, a list of token ids, or a
+                list of these.
             sampling_params: one for all prompts, or one for each.
             use_tqdm: show progress; a callable is used in place of ``tqdm``.
             priority: one number for each prompt; smaller goes first under ``scheduling_policy="priority"``.
+            **others: arguments of vLLM's that Ozone has not, as long as they ask for nothing.
 
         Returns: one `RequestOutput` a prompt, in the order of the prompts.
 
-        Raises: `RequestError` for a prompt or a parameter that cannot be served; nothing is generated then.
+        Raises:
+            RequestError: a prompt or a parameter that cannot be served; nothing is generated then.
+            GenerationError: the engine failed on a request; its `outputs` hold all others.
         """
-        requests = [self._parse_prompt(prompt) for prompt in _as_list(prompts)]
-        params = self._params_for(requests, sampling_params)
-        if priority is not None and len(priority) != len(requests):
-            raise RequestError(f"priority has {len(priority)} entries for {len(requests)} prompts")
-        return self._run(requests, params, list(priority or [0] * len(requests)), use_tqdm)
+        _refuse("generate", others)
+        return self._run(encode_prompts(prompts, self._loaded.tokenizer), sampling_params, priority, use_tqdm)
 
     def chat(
         self,
@@ -94,43 +106,48 @@ class LLM:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        **others: Any,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of several, after rendering it with the chat template.
 
         Args:
             messages: ``[{"role": ..., "content": ...}, ...]``, or a list of such lists.
             chat_template: a template to use in place of the model's own.
+            continue_final_message: go on with the last message instead of answering it.
+            tools: JSON schemas of functions, for templates that show them to the model.
             chat_template_kwargs: extra variables for the template.
+
+        Returns, raises: as `generate`.
         """
+        _refuse("chat", others)
         if not messages:
-            raise RequestError("messages is empty; give at least one message")
-        single = isinstance(messages[0], Mapping)
-        conversations: list[Any] = [messages] if single else list(messages)
-        template = self._loaded.chat_template
-        if chat_template is not None:
-            tokenizer = self._loaded.tokenizer
-            template = ChatTemplate(
-                chat_template, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-            )
-        if template is None:
-            raise RequestError("the model has no chat template; give chat_template")
-        variables = dict(chat_template_kwargs or {})
-        check_variables(variables)
-        prompts: list[Prompt] = []
-        for conversation in conversations:
-            text = template.render(
-                [dict(message) for message in conversation],
+            raise RequestError("messages is empty; give at least one message", param="messages")
+        template = self._template(chat_template)
+        conversations: list[Any] = (
+            list(messages)
+            if isinstance(messages, Sequence) and not isinstance(messages[0], Mapping)
+            else [messages]
+        )
+        prompts = [
+            render_conversation(
+                template,
+                conversation,
+                self._loaded.tokenizer,
                 add_generation_prompt=add_generation_prompt,
-                **variables,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                variables=dict(chat_template_kwargs or {}),
             )
-            ids = self._loaded.tokenizer.encode(text, add_special_tokens=False)
-            prompts.append({"prompt": text, "prompt_token_ids": ids})
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+            for conversation in conversations
+        ]
+        return self._run(prompts, sampling_params, None, use_tqdm)
 
     def shutdown(self) -> None:
         """Stop the engine's thread; requests still running end with ``finish_reason`` "abort"."""
-        self._loaded.engine.shutdown()
+        self._stop()
 
     def __enter__(self) -> LLM:
         return self
@@ -138,96 +155,48 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.shutdown()
 
-    def _parse_prompt(self, prompt: Prompt) -> tuple[str | None, list[int]]:
-        if isinstance(prompt, str):
-            return prompt, self._loaded.tokenizer.encode(prompt)
-        if isinstance(prompt, Mapping):
-            text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
-            if ids is not None:
-                return text, list(ids)
-            if isinstance(text, str):
-                return text, self._loaded.tokenizer.encode(text)
-            raise RequestError('a prompt mapping needs "prompt" (text) or "prompt_token_ids"', param="prompt")
-        return None, list(prompt)
+    def _template(self, source: str | None) -> ChatTemplate:
+        if source is not None:
+            return ChatTemplate(source, **self._loaded.tokenizer.special_tokens)
+        if self._loaded.chat_template is None:
+            raise RequestError("the model has no chat template; give chat_template", param="chat_template")
+        return self._loaded.chat_template
+
+    def _run(
+        self,
+        prompts: list[EncodedPrompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: Sequence[int] | None,
+        use_tqdm: bool | Callable[..., Any],
+    ) -> list[RequestOutput]:
+        params = self._params_for(len(prompts), sampling_params)
+        priorities = [0] * len(prompts) if priority is None else list(priority)
+        if len(priorities) != len(prompts):
+            raise RequestError(f"priority has {len(priorities)} entries for {len(prompts)} prompts")
+        requests = [BatchRequest(*row) for row in zip(prompts, params, priorities, strict=True)]
+        return run_batch(self._loaded.engine, requests, use_tqdm)
 
     def _params_for(
-        self,
-        requests: Sequence[object],
-        given: SamplingParams | Sequence[SamplingParams] | None,
+        self, count: int, given: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[SamplingParams]:
         if given is None:
             given = self.get_default_sampling_params()
         if isinstance(given, SamplingParams):
-            return [given] * len(requests)
-        if len(given) != len(requests):
-            raise RequestError(f"sampling_params has {len(given)} entries for {len(requests)} prompts")
+            return [given] * count
+        if not isinstance(given, Sequence) or not all(isinstance(one, SamplingParams) for one in given):
+            raise RequestError(
+                "sampling_params must be a SamplingParams or a list of them: "
+                f"SamplingParams(...), not {type(given).__name__}"
+            )
+        if len(given) != count:
+            raise RequestError(f"sampling_params has {len(given)} entries for {count} prompts")
         return list(given)
 
-    def _run(
-        self,
-        requests: list[tuple[str | None, list[int]]],
-        params: list[SamplingParams],
-        priorities: list[int],
-        use_tqdm: bool | Callable[..., Any],
-    ) -> list[RequestOutput]:
-        engine = self._loaded.engine
-        deltas: queue.SimpleQueue[RequestDelta] = queue.SimpleQueue()
-        collectors: dict[str, OutputCollector] = {}
-        unfinished: set[str] = set()
-        waiting = deque(zip(requests, params, priorities, strict=True))
-        progress = _progress(use_tqdm, len(requests))
 
-        def submit_until_full() -> None:
-            # The queue is bounded; what does not fit is submitted as requests finish.
-            while waiting:
-                (text, ids), request_params, priority = waiting[0]
-                request_id = new_request_id("llm")
-                try:
-                    engine.add_request(
-                        request_id, ids, request_params, on_delta=deltas.put, priority=priority
-                    )
-                except QueueFullError:
-                    if not unfinished:
-                        raise
-                    return
-                waiting.popleft()
-                collectors[request_id] = OutputCollector(request_id, text, ids, request_params.n)
-                unfinished.add(request_id)
-
-        try:
-            submit_until_full()
-            while unfinished:
-                delta = deltas.get()
-                collector = collectors[delta.request_id]
-                collector.add(delta)
-                if collector.finished:
-                    unfinished.discard(delta.request_id)
-                    if progress is not None:
-                        progress.update(1)
-                    submit_until_full()
-        finally:
-            for request_id in unfinished:
-                engine.abort(request_id)
-            if progress is not None:
-                progress.close()
-        return [collector.output() for collector in collectors.values()]
-
-
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many; a flat list of integers is one prompt of token ids."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    items: list[Any] = list(prompts)
-    if items and all(isinstance(item, int) for item in items):
-        return [items]
-    return items
-
-
-def _progress(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
-    if not use_tqdm:
-        return None
-    if callable(use_tqdm):
-        return use_tqdm(total=total, desc="Processed prompts")
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="Processed prompts", dynamic_ncols=True)
+def _refuse(method: str, others: Mapping[str, Any]) -> None:
+    """Answer arguments that only vLLM has, and ones that nobody has."""
+    for name, value in others.items():
+        if name not in _MISSING_ARGUMENTS:
+            raise RequestError(f"LLM.{method} has no argument {name}", param=name)
+        if value not in _MISSING_ARGUMENTS[name]:
+            raise RequestError(f"vLLM's LLM.{method} has the argument {name}; Ozone does not", param=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ozone.engine.chat_template import check_variables
+from ozone.engine.chat_template import check_variables, cut_after
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
 from ozone.server.requests import Conversation
@@ -65,17 +65,7 @@ async def encode_conversation(context: ServerContext, conversation: Conversation
     def render_and_encode() -> list[int]:
         text = template.render(messages, add_generation_prompt=conversation.add_generation_prompt, **kwargs)
         if conversation.continue_final_message:
-            text = _cut_after(text, texts[-1].strip())
+            text = cut_after(text, texts[-1].strip())
         return _encode_bounded(context, text, conversation.add_special_tokens, "messages")
 
     return await context.call(sum(map(len, texts)), render_and_encode)
-
-
-def _cut_after(text: str, final_message: str) -> str:
-    """The rendered text up to the end of its last message, without what the template closes it with."""
-    start = text.rfind(final_message)
-    if not final_message or start < 0:
-        raise RequestError(
-            "continue_final_message: the template does not show the last message as it is", param="messages"
-        )
-    return text[: start + len(final_message)]

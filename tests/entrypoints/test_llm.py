@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ozone import LLM, SamplingParams
+from ozone.entrypoints.batch import GenerationError
 from ozone.errors import ConfigError, OzoneError, RequestError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
@@ -115,6 +119,18 @@ def test_progress_is_shown_through_the_callable_given(llm: LLM) -> None:
         (lambda llm: llm.generate([10**9], GREEDY, use_tqdm=False), "1000000000"),
         (lambda llm: llm.generate("", GREEDY, use_tqdm=False), "empty"),
         (lambda llm: llm.chat([], GREEDY, use_tqdm=False), "message"),
+        (lambda llm: llm.chat([[]], GREEDY, use_tqdm=False), "message"),
+        (lambda llm: llm.chat(["hello"], GREEDY, use_tqdm=False), "messages"),
+        (lambda llm: llm.generate(5, GREEDY, use_tqdm=False), "int"),
+        (lambda llm: llm.generate([None], GREEDY, use_tqdm=False), "NoneType"),
+        (lambda llm: llm.generate([[1, "a"]], GREEDY, use_tqdm=False), "'a'"),
+        (lambda llm: llm.generate("x", {"max_tokens": 2}, use_tqdm=False), "SamplingParams"),
+        (lambda llm: llm.generate("x", GREEDY, use_tqdm=False, lora_request="mine"), "vLLM"),
+        (lambda llm: llm.generate("x", GREEDY, use_tqdm=False, unheard_of=1), "unheard_of"),
+        (
+            lambda llm: llm.chat([{"role": "user", "content": "x"}], chat_template_kwargs={"messages": 1}),
+            "set",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_clear_line_and_the_engine_goes_on(llm: LLM, call: Any, needle: str) -> None:
@@ -138,6 +154,65 @@ def test_a_wrong_argument_names_the_right_one(arguments: dict[str, Any], needle:
     with pytest.raises(OzoneError, match=needle) as caught:
         LLM(**arguments)
     assert isinstance(caught.value, ConfigError) or "model" in arguments
+
+
+def test_a_refused_prompt_is_named_and_nothing_is_generated(llm: LLM) -> None:
+    before = llm.engine_stats().generation_tokens
+    with pytest.raises(RequestError, match="prompt 2: "):
+        llm.generate(["a", "b", ""], GREEDY, use_tqdm=False)
+    assert llm.engine_stats().generation_tokens == before
+
+
+def test_vllm_arguments_that_ask_for_nothing_are_let_through(llm: LLM) -> None:
+    llm.generate("x", GREEDY, use_tqdm=False, lora_request=None)
+    message = [{"role": "user", "content": "Hello"}]
+    llm.chat(message, GREEDY, use_tqdm=False, tools=None, chat_template_content_format="auto")
+
+
+def test_a_final_message_can_be_continued(llm: LLM) -> None:
+    messages = [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "The capital of France is"},
+    ]
+    (output,) = llm.chat(
+        messages, GREEDY, use_tqdm=False, add_generation_prompt=False, continue_final_message=True
+    )
+    assert (output.prompt or "").endswith("The capital of France is")
+    assert "Paris" in output.outputs[0].text
+
+
+def test_a_failing_step_is_an_error_that_keeps_the_other_outputs(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = llm._loaded.engine.runner
+    execute = runner.execute
+
+    def fail_on_long(scheduled: Any) -> Any:
+        if any(len(item.request.token_ids) > 100 for item in scheduled):
+            raise ArithmeticError("the sum is wrong")
+        return execute(scheduled)
+
+    monkeypatch.setattr(runner, "execute", fail_on_long)
+    params = [SamplingParams(temperature=0, max_tokens=1), SamplingParams(temperature=0, max_tokens=120)]
+    with pytest.raises(GenerationError, match=r"1 of 2 requests failed: .*the sum is wrong") as caught:
+        llm.generate([FRANCE, FRANCE], params, use_tqdm=False)
+    assert [output.outputs[0].finish_reason for output in caught.value.outputs] == ["length", "error"]
+
+
+def test_a_dropped_llm_stops_its_engine_and_frees_its_memory() -> None:
+    dropped = LLM(optimization_level=0, max_model_len=64)
+    runner = weakref.ref(dropped._loaded.engine.runner)
+    del dropped
+    gc.collect()
+    assert runner() is None
+
+
+@pytest.mark.parametrize("arguments", [{"chat_template": "{% for %}"}, {"generation_config": "/no/such"}])
+def test_what_is_wrong_before_loading_leaves_no_engine_behind(arguments: dict[str, Any]) -> None:
+    with pytest.raises(OzoneError):
+        LLM(optimization_level=0, **arguments)
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("ozone-engine") <= 1, "the fixture's engine is the only one"
 
 
 def test_both_import_paths_are_the_same_class_and_import_no_torch() -> None:
