@@ -34,6 +34,8 @@ _FULL = {CUDAGraphMode.FULL, CUDAGraphMode.FULL_DECODE_ONLY, CUDAGraphMode.FULL_
 _KERNELS_ONLY = "without compilation a full graph records kernels, so that every op must be a custom op"
 # The ops at which a traced model is split, and between which pieces replay.
 ATTENTION_OPS = ("attention",)
+# Every size that is captured takes time at the start.
+LARGEST_DEFAULT_CAPTURE = 512
 
 
 def resolve_compilation(r: Resolution) -> None:
@@ -231,19 +233,15 @@ def _resolve_capture_sizes(r: Resolution) -> None:
         largest = max(r.value(SIZES), default=None)
         r.put(MAX_SIZE, largest, f"required by {SIZES}", "the largest of the sizes")
         return
-    seqs = "scheduler.max_num_seqs"
-    r.put(MAX_SIZE, r.value(seqs), "default", "max_num_seqs")
-    r.put(
-        SIZES,
-        default_capture_sizes(r.value(MAX_SIZE)),
-        "default",
-        "1, 2, 4, then steps of 8 up to the maximum",
-    )
+    largest = min(r.value("scheduler.max_num_seqs"), LARGEST_DEFAULT_CAPTURE)
+    r.put(MAX_SIZE, largest, "default", f"max_num_seqs, and at most {LARGEST_DEFAULT_CAPTURE}")
+    sizes = default_capture_sizes(r.value(MAX_SIZE))
+    r.put(SIZES, sizes, "default", "1, 2, 4, then steps of 8, from 256 on of 16, up to the maximum")
 
 
 def default_capture_sizes(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, 8, 16, 24, ... and `largest` itself."""
-    sizes = {size for size in (1, 2, 4, *range(8, largest + 1, 8)) if size <= largest}
+    """1, 2, 4, 8, 16, 24, ... 256, 272, ... and `largest` itself."""
+    sizes = {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest, 16)) if size < largest}
     return tuple(sorted(sizes | {largest}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ozone.config.args import DEFAULT_MODEL
+from ozone.config.keys import MOST_TOKENS
 from ozone.config.model import ModelConfig
 from ozone.config.resolution import Resolution
 from ozone.errors import ConfigError
@@ -149,6 +150,11 @@ def _resolve_tokens(r: Resolution) -> None:
             raise ConfigError(
                 f"{r.flag(TOKENS)} is below {length}, and with {r.flag(CHUNKED)} a prompt must fit in one "
                 "step: raise it, or lower --max-model-len"
+            )
+        if longest > MOST_TOKENS:
+            raise ConfigError(
+                f"{r.flag(CHUNKED)}: a prompt of {longest} tokens must fit in one step, "
+                f"and a step holds at most {MOST_TOKENS}; lower --max-model-len"
             )
         if longest > max(DEFAULT_TOKENS, r.value(SEQS)):
             r.put(TOKENS, longest, f"required by {CHUNKED}", "a prompt must fit in one step")

@@ -12,6 +12,9 @@ from ozone.config.values import Kind
 
 COMPILATION = "compilation_config."
 KERNEL = "kernel_config."
+# Buffers for a whole step are made when the engine starts, so that its size has a bound.
+MOST_TOKENS = 1024 * 1024
+MOST_SEQS = 4096
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,12 @@ _ENGINE_KEYS = (
     Key("cache.kv_cache_dtype", values.choice("auto"), "type of the KV cache: auto", "DTYPE", default="auto"),
     Key(
         "scheduler.max_num_batched_tokens",
-        values.human_integer(1),
+        values.human_integer(1, MOST_TOKENS),
         "most tokens in a step",
         "N",
         default="2048",
     ),
-    Key("scheduler.max_num_seqs", values.integer(1), "most requests in a step", "N", default="64"),
+    Key("scheduler.max_num_seqs", values.integer(1, MOST_SEQS), "most requests in a step", "N", default="64"),
     Key(
         "scheduler.enable_chunked_prefill",
         values.boolean,
@@ -165,10 +168,14 @@ _COMPILATION_KEYS = (
     ),
     Key("backend", values.text, "compiler of what no program covers"),
     Key("splitting_ops", values.text_list, "ops at which the traced model is split"),
-    Key("compile_sizes", values.integer_list(1), "token counts that are compiled for exactly"),
-    Key("compile_ranges_endpoints", values.integer_list(1), "last token count of each compile range"),
-    Key("cudagraph_capture_sizes", values.integer_list(1), "batch sizes that are captured"),
-    Key("max_cudagraph_capture_size", values.integer(1), "largest batch size that is captured"),
+    Key("compile_sizes", values.integer_list(1, MOST_TOKENS), "token counts that are compiled for exactly"),
+    Key(
+        "compile_ranges_endpoints",
+        values.integer_list(1, MOST_TOKENS),
+        "last token count of each compile range",
+    ),
+    Key("cudagraph_capture_sizes", values.integer_list(1, MOST_TOKENS), "batch sizes that are captured"),
+    Key("max_cudagraph_capture_size", values.integer(1, MOST_TOKENS), "largest batch size that is captured"),
     Key("cudagraph_num_of_warmups", values.integer(0), "runs before a capture"),
     Key("inductor_compile_config", values.mapping, "options passed on to Inductor"),
     Key("cache_dir", values.text, "where packed weights, programs and tuning results are kept"),

@@ -21,17 +21,26 @@ E = TypeVar("E", bound=enum.Enum)
 _TRUE = {"true", "yes", "1"}
 _FALSE = {"false", "no", "0"}
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])([iI]?[bB])?|[bB])?")
+_SIZE = re.compile(r"(\d+)(\.\d+)?\s*(?:([kKmMgGtT])([iI]?[bB])?|[bB])?")
+
+
+# No setting is larger, and longer numbers cannot always be converted to text and back.
+_LARGEST = 2**63 - 1
+_LONGEST_SHOWN = 200
 
 
 def _bad(where: str, value: object, good: str) -> ConfigError:
-    return ConfigError(f"{where}: {show(value)} is not {good}")
+    shown = show(value)
+    shown = shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "..."
+    return ConfigError(f"{where}: {shown} is not {good}")
 
 
 def show(value: object) -> str:
     """A value as it would be typed: enumerations by name, sequences with commas."""
     if isinstance(value, enum.Enum):
         return value.name
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return f"a number of {value.bit_length()} bits"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(show(item) for item in value) + "]"
     if isinstance(value, Mapping):
@@ -52,7 +61,7 @@ def plain(value: object) -> Any:
 
 def boolean(value: object, where: str) -> bool:
     """true/false/yes/no in any case, 1/0."""
-    word = str(value).strip().lower()
+    word = show(value).strip().lower()
     if isinstance(value, (bool, int, str)) and word in _TRUE | _FALSE:
         return word in _TRUE
     raise _bad(where, value, "a boolean; say true or false (or yes, no, 1, 0)")
@@ -61,19 +70,32 @@ def boolean(value: object, where: str) -> bool:
 def _integer(value: object, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
-        return int(value)
+    if isinstance(value, str) and (match := re.fullmatch(r"([+-]?)(\d+)", value.strip())):
+        number = _from_digits(match[2], value, where)
+        return -number if match[1] == "-" else number
     raise _bad(where, value, "an integer")
 
 
-def integer(minimum: int) -> Kind:
-    """A whole number that is at least `minimum`."""
+def _from_digits(digits: str, value: object, where: str) -> int:
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > len(str(_LARGEST)):
+        raise _bad(where, value, f"allowed; it must be at most {_LARGEST}")
+    return int(digits)
+
+
+def _within(number: int, value: object, where: str, minimum: int, maximum: int) -> int:
+    if number < minimum:
+        raise _bad(where, value, f"allowed; it must be at least {minimum}")
+    if number > maximum:
+        raise _bad(where, value, f"allowed; it must be at most {maximum}")
+    return number
+
+
+def integer(minimum: int, maximum: int = _LARGEST) -> Kind:
+    """A whole number from `minimum` to `maximum`."""
 
     def kind(value: object, where: str) -> int:
-        number = _integer(value, where)
-        if number < minimum:
-            raise _bad(where, value, f"allowed; it must be at least {minimum}")
-        return number
+        return _within(_integer(value, where), value, where, minimum, maximum)
 
     return kind
 
@@ -84,24 +106,22 @@ def _scaled(value: object, where: str, good: str) -> int:
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise _bad(where, value, good)
-    digits, unit, suffix = match.groups()
+    digits, fraction, unit, suffix = match.groups()
     factor = 1
     if unit is not None:
         # "k" is 1000 and "K" is 1024; a written-out unit says it itself: kB is 1000, KiB is 1024.
         binary = unit.isupper() if suffix is None else len(suffix) == 2
         factor = (1024 if binary else 1000) ** _POWERS[unit.lower()]
-    number = float(digits) * factor if "." in digits else int(digits) * factor
-    return int(number)
+    whole = _from_digits(digits, value, where) * factor
+    return whole + int(float(fraction) * factor) if fraction else whole
 
 
-def human_integer(minimum: int) -> Kind:
-    """A count that may be written 8k (8000) or 8K (8192)."""
+def human_integer(minimum: int, maximum: int = _LARGEST) -> Kind:
+    """A count from `minimum` to `maximum` that may be written 8k (8000) or 8K (8192)."""
 
     def kind(value: object, where: str) -> int:
         number = _scaled(value, where, "a whole number such as 8192, 8k (8000) or 8K (8192)")
-        if number < minimum:
-            raise _bad(where, value, f"allowed; it must be at least {minimum}")
-        return number
+        return _within(number, value, where, minimum, maximum)
 
     return kind
 
@@ -109,16 +129,14 @@ def human_integer(minimum: int) -> Kind:
 def memory_size(value: object, where: str) -> int:
     """Bytes, written as a number or 2G, 512MiB, 1.5GB."""
     number = _scaled(value, where, "a size such as 2G, 512MiB or 2147483648")
-    if number < 1:
-        raise _bad(where, value, "allowed; it must be at least 1 byte")
-    return number
+    return _within(number, value, where, 1, _LARGEST)
 
 
 def number(value: object, where: str) -> float:
     """A number greater than 0."""
     try:
         result = float(value) if isinstance(value, (int, float, str)) else float("nan")
-    except ValueError:
+    except (ValueError, OverflowError):
         result = float("nan")
     if isinstance(value, bool) or not 0 < result < float("inf"):
         raise _bad(where, value, "a number above 0")
@@ -137,9 +155,9 @@ def text_list(value: object, where: str) -> tuple[str, ...]:
     return tuple(text(item, where) for item in _items(value, where))
 
 
-def integer_list(minimum: int) -> Kind:
-    """A list of whole numbers, each at least `minimum`, in JSON or with commas between."""
-    item = integer(minimum)
+def integer_list(minimum: int, maximum: int = _LARGEST) -> Kind:
+    """A list of whole numbers from `minimum` to `maximum`, in JSON or with commas between."""
+    item = integer(minimum, maximum)
 
     def kind(value: object, where: str) -> tuple[int, ...]:
         values = [value] if isinstance(value, int) else _items(value, where)
@@ -201,7 +219,7 @@ def choice(*names: str, **aliases: str) -> Kind:
     """One of some words, in any case."""
 
     def kind(value: object, where: str) -> str:
-        word = str(value).strip().lower()
+        word = show(value).strip().lower()
         word = aliases.get(word, word)
         if word not in names:
             raise _bad(where, value, "one of " + ", ".join((*names, *aliases)))
@@ -241,11 +259,12 @@ def cudagraph_mode(value: object, where: str) -> CUDAGraphMode:
 def _enumeration(value: object, where: str, cls: type[E], numbers: Mapping[int, E]) -> E:
     if isinstance(value, cls):
         return value
-    word = str(value).strip().upper()
+    word = show(value).strip().upper()
     if word in cls.__members__:
         return cls[word]
-    if not isinstance(value, bool) and word.isdecimal() and int(word) in numbers:
-        return numbers[int(word)]
+    by_digits = {str(n): member for n, member in numbers.items()}
+    if not isinstance(value, bool) and word in by_digits:
+        return by_digits[word]
     names = {member: str(n) for n, member in numbers.items()}
     good = ", ".join(f"{member.name} ({names[member]})" if member in names else member.name for member in cls)
     raise _bad(where, value, f"one of {good}")

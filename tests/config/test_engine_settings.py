@@ -149,8 +149,8 @@ def test_few_tokens_in_a_step_lower_the_default_number_of_requests(resolved: Res
 
 
 def test_many_requests_raise_the_default_number_of_tokens(resolved: Resolved) -> None:
-    config = resolved("--max-num-seqs=5000")
-    assert config.scheduler.max_num_batched_tokens == 5000
+    config = resolved("--max-num-seqs=3000")
+    assert config.scheduler.max_num_batched_tokens == 3000
     assert config.settings["scheduler.max_num_batched_tokens"].origin == "required by scheduler.max_num_seqs"
 
 

@@ -29,7 +29,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cache.block_size": st.sampled_from([16, 32]),
     "cache.kv_cache_memory_bytes": st.integers(1, 10**8),
     "scheduler.max_num_batched_tokens": st.integers(1, 10000),
-    "scheduler.max_num_seqs": st.integers(1, 5000),
+    "scheduler.max_num_seqs": st.integers(1, 4096),
     "scheduler.enable_chunked_prefill": st.booleans(),
     "parallel.tensor_parallel_size": st.integers(1, 4),
     COMPILATION + "mode": st.sampled_from(CompilationMode),

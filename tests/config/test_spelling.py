@@ -435,7 +435,7 @@ def test_a_parser_of_subcommands_leaves_their_flags_to_them() -> None:
         ("--max-num-seqs x", "--max-num-seqs: x is not an integer"),
         ("--max-model-len 8Q", "8Q is not a whole number such as 8192, 8k (8000) or 8K (8192)"),
         ("--kv-cache-memory-bytes 2X", "2X is not a size such as 2G, 512MiB"),
-        ("--kv-cache-memory-bytes 0", "it must be at least 1 byte"),
+        ("--kv-cache-memory-bytes 0", "it must be at least 1"),
         ("--kv-cache-dtype fp8", "--kv-cache-dtype: fp8 is not one of auto"),
         ("--dtype int8", "int8 is not one of auto, float32, float16, bfloat16, half, float"),
         ("--scheduling-policy lifo", "lifo is not one of fcfs, priority"),
