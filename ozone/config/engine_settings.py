@@ -39,6 +39,14 @@ def kv_bytes_per_token(model: ModelConfig, dtype: str) -> int:
     return 2 * model.num_layers * model.num_kv_heads * model.head_dim * ITEM_BYTES[dtype]
 
 
+def weight_bytes(model: ModelConfig, dtype: str) -> int:
+    """About the bytes that the weights take as `dtype`; quantized ones take less."""
+    attention = model.hidden_size * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
+    layer = attention + 3 * model.hidden_size * model.intermediate_size
+    tables = (1 if model.tie_word_embeddings else 2) * model.vocab_size * model.hidden_size
+    return (model.num_layers * layer + tables) * ITEM_BYTES[dtype]
+
+
 def _resolve_fixed(r: Resolution) -> None:
     r.put("model.model", DEFAULT_MODEL, "default", "no model was named")
     r.put("model.served_model_name", (r.value("model.model"),), "default", "the model's name")
@@ -85,8 +93,9 @@ def _resolve_requests(r: Resolution) -> None:
 
 def _resolve_lengths(r: Resolution) -> None:
     """Context length and KV cache bound each other."""
-    free = min(DEFAULT_KV_BYTES, int(r.platform.available_bytes * DEFAULT_KV_SHARE))
-    reason = "at most 4 GiB and 40% of the free memory"
+    _check_cache_size(r)
+    free = min(DEFAULT_KV_BYTES, int(_memory_beside_weights(r) * DEFAULT_KV_SHARE))
+    reason = "at most 4 GiB and 40% of the memory that the weights leave free"
     if r.model is None:
         r.put(MAX_LEN, 0, "default", "follows from the model, and none was read")
         r.put(KV_BYTES, free, "platform", reason)
@@ -115,6 +124,25 @@ def _resolve_lengths(r: Resolution) -> None:
         f"max_model_len is {room}, not the model's {longest}: the KV cache of {r.value(KV_BYTES)} bytes "
         "holds no more; see --kv-cache-memory-bytes"
     )
+
+
+def _memory_beside_weights(r: Resolution) -> int:
+    available = r.platform.available_bytes
+    if r.model is None:
+        return available
+    # The weights' size is an estimate, and mapped files can be reclaimed: some memory is left in any case.
+    return max(available - weight_bytes(r.model, r.value(DTYPE)), available // 10)
+
+
+def _check_cache_size(r: Resolution) -> None:
+    """What the machine can never hold is an error; what it could not hold just now is noticed."""
+    total, available = r.platform.memory_bytes, r.platform.available_bytes
+    if not r.by_user(KV_BYTES) or total == 0:  # an unknown size of memory bounds nothing
+        return
+    if r.value(KV_BYTES) > total:
+        raise ConfigError(f"{r.flag(KV_BYTES)} is more than this machine's memory of {total} bytes")
+    if r.value(KV_BYTES) > available:
+        r.notices.append(f"{r.flag(KV_BYTES)} is more than the {available} bytes of memory that are free now")
 
 
 def _fit_cache(r: Resolution, needed: int, free: int, reason: str) -> None:

@@ -113,7 +113,7 @@ _ENGINE_KEYS = (
         values.memory_size,
         "memory of the KV cache: 2G, 512MiB or a number of bytes",
         "SIZE",
-        default="at most 4 GiB and 40% of the free memory",
+        default="at most 4 GiB and 40% of the memory that the weights leave free",
     ),
     Key(
         "cache.enable_prefix_caching", values.boolean, "reuse the KV cache of equal beginnings", default="on"
@@ -167,7 +167,7 @@ _COMPILATION_KEYS = (
         "NONE, PIECEWISE, FULL, FULL_DECODE_ONLY or FULL_AND_PIECEWISE: what is replayed",
     ),
     Key("backend", values.text, "compiler of what no program covers"),
-    Key("splitting_ops", values.text_list, "ops at which the traced model is split"),
+    Key("splitting_ops", values.splitting_ops, "ops at which the traced model is split"),
     Key("compile_sizes", values.integer_list(1, MOST_TOKENS), "token counts that are compiled for exactly"),
     Key(
         "compile_ranges_endpoints",

@@ -202,6 +202,28 @@ def custom_ops(value: object, where: str) -> tuple[str, ...]:
     return words
 
 
+# Ops that are one node in every graph, and at which one can be split; vLLM's names for them.
+SPLITTING_OPS = ("attention", "kv_write", "linear", "embedding", "logits")
+_VLLM_OPS = {
+    "unified_attention": "attention",
+    "unified_attention_with_output": "attention",
+    "unified_kv_cache_update": "kv_write",
+}
+
+
+def splitting_ops(value: object, where: str) -> tuple[str, ...]:
+    """A list of ops; a namespace before a name, as in ``vllm::unified_attention``, says nothing more."""
+    names = []
+    for word in text_list(value, where):
+        name = re.sub(r"^(vllm|ozone)(::|\.)", "", word)
+        name = _VLLM_OPS.get(name, name)
+        if name not in SPLITTING_OPS:
+            raise _bad(where, word, "an op at which a graph can be split: " + ", ".join(SPLITTING_OPS))
+        if name not in names:
+            names.append(name)
+    return tuple(names)
+
+
 def mapping(value: object, where: str) -> dict[str, Any]:
     """A JSON object or a Python mapping."""
     if isinstance(value, Mapping):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ozone.config.engine_settings import kv_bytes_per_token
+from ozone.config.engine_settings import kv_bytes_per_token, weight_bytes
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
 from ozone.config.schema import OzoneConfig
@@ -55,8 +55,45 @@ def test_little_free_memory_shortens_the_default_length_too(
 ) -> None:
     crowded = dataclasses.replace(machine, available_bytes=1_000_000)
     config = resolved(model=small_model, platform=crowded)
-    assert config.cache.kv_cache_memory_bytes == 400_000
-    assert config.model.max_model_len == 400_000 // 4096 * 16
+    left = 1_000_000 - weight_bytes(small_model, "bfloat16")
+    assert config.cache.kv_cache_memory_bytes == int(0.4 * left)
+    assert config.model.max_model_len == int(0.4 * left) // 4096 * 16
+
+
+def test_the_weights_are_about_as_large_as_their_matrices(small_model: ModelConfig) -> None:
+    attention = 32 * 32 + 2 * 32 * 16 + 32 * 32
+    parameters = 100 * 32 + 4 * (attention + 3 * 32 * 64)
+    assert weight_bytes(small_model, "bfloat16") == 2 * parameters
+    assert weight_bytes(small_model, "float32") == 4 * parameters
+    untied = dataclasses.replace(small_model, tie_word_embeddings=False)
+    assert weight_bytes(untied, "bfloat16") == 2 * (parameters + 100 * 32)
+
+
+def test_a_model_that_fills_the_memory_still_leaves_a_cache(
+    resolved: Resolved, small_model: ModelConfig, machine: PlatformFacts
+) -> None:
+    wide = dataclasses.replace(small_model, intermediate_size=6400)
+    full = dataclasses.replace(machine, available_bytes=weight_bytes(wide, "bfloat16"))
+    config = resolved(model=wide, platform=full)
+    assert config.cache.kv_cache_memory_bytes == int(0.4 * (full.available_bytes // 10))
+
+
+def test_a_cache_above_all_memory_is_an_error(resolved: Resolved, small_model: ModelConfig) -> None:
+    for model in (None, small_model):
+        with pytest.raises(
+            ConfigError, match=r"--kv-cache-memory-bytes \d+ is more than this machine's memory"
+        ):
+            resolved("--kv-cache-memory-bytes=900G", model=model)
+
+
+def test_a_cache_above_the_free_memory_is_noticed(resolved: Resolved, machine: PlatformFacts) -> None:
+    config = resolved("--kv-cache-memory-bytes=9G")
+    assert config.cache.kv_cache_memory_bytes == 9 * GIB
+    assert len(config.notices) == 1
+    assert "of memory that are free now" in config.notices[0]
+    assert resolved("--kv-cache-memory-bytes=8G").notices == ()
+    unknown = dataclasses.replace(machine, memory_bytes=0, available_bytes=0)
+    assert resolved("--kv-cache-memory-bytes=9G", platform=unknown).notices == ()
 
 
 def test_a_cache_that_holds_no_block_is_an_error(resolved: Resolved, small_model: ModelConfig) -> None:
@@ -94,7 +131,8 @@ def test_the_default_cache_is_bounded_by_memory_and_by_use(
 ) -> None:
     large = dataclasses.replace(small_model, num_layers=400)
     assert resolved(model=small_model).cache.kv_cache_memory_bytes == 64 * 8192 * 256
-    assert resolved(model=large).cache.kv_cache_memory_bytes == int(0.4 * 8 * GIB)
+    left = 8 * GIB - weight_bytes(large, "bfloat16")
+    assert resolved(model=large).cache.kv_cache_memory_bytes == int(0.4 * left)
     roomy = dataclasses.replace(machine, available_bytes=100 * GIB)
     assert resolved(model=large, platform=roomy).cache.kv_cache_memory_bytes == 4 * GIB
     assert resolved(

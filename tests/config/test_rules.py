@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ozone.config.args import EngineArgs
 from ozone.config.compilation_settings import nearest_graph_mode
 from ozone.config.custom_ops import all_enabled, custom_op_enabled
 from ozone.config.model import ModelConfig
@@ -264,6 +265,13 @@ def test_a_switch_for_several_processes_is_noticed_where_there_is_one(resolved: 
         "-O0 -cc.cudagraph_num_of_warmups=1",
         "-O0 -cc.pass_config.rope_kvcache_fusion_max_token_num=256",
         "-O2 -cc.pass_config.fi_allreduce_fusion_max_size_mb=2.5",
+        "-O0 -cc.debug_dump_path=dump",
+        "--max-num-seqs=8 -cc.cudagraph_capture_sizes=512",
+        "--max-num-seqs=8 -cc.max_cudagraph_capture_size=16",
+        "-O2 -cc.cudagraph_capture_sizes=1,2,5000",
+        "-O2 -cc.max_cudagraph_capture_size=3000",
+        "-O2 -cc.compile_sizes=1,5000",
+        "-O2 -cc.compile_ranges_endpoints=256,5000",
     ],
 )
 def test_a_value_that_nothing_reads_is_kept_and_noticed(resolved: Resolved, words: str) -> None:
@@ -326,3 +334,49 @@ def test_tensor_parallelism_is_refused_until_it_is_built(
 ) -> None:
     with pytest.raises(ConfigError, match="tensor parallelism is not built yet"):
         resolve(parse("-tp", "2"), None, machine)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "words", ["-O2 -cc.debug_dump_path=x", "-O0 -cc.cudagraph_mode=FULL -cc.debug_dump_path=x"]
+)
+def test_dumps_are_written_wherever_something_is_compiled_or_captured(resolved: Resolved, words: str) -> None:
+    assert resolved(*words.split()).notices == ()
+
+
+def test_ranges_in_disorder_are_kept_and_noticed(resolved: Resolved) -> None:
+    for given in ("256,64", "64,64,256"):
+        config = resolved(f"-cc.compile_ranges_endpoints={given}")
+        assert config.compilation.compile_ranges_endpoints == tuple(map(int, given.split(",")))
+        assert len(config.notices) == 1
+        assert "ascending order" in config.notices[0]
+    assert resolved("-cc.compile_ranges_endpoints=64,256,2048").notices == ()
+
+
+def test_what_a_notice_says_about_a_size_depends_on_the_graphs(resolved: Resolved) -> None:
+    words = ("--max-num-seqs=8", "-cc.cudagraph_capture_sizes=4,512")
+    (notice,) = resolved(*words).notices
+    assert "[512] has no effect for decoding" in notice
+    assert "max_num_seqs=8" in notice
+    (notice,) = resolved(*words, "-cc.cudagraph_mode=FULL_DECODE_ONLY").notices
+    assert "[512] has no effect because no step decodes for more" in notice
+    assert resolved("--max-num-seqs=8", "-cc.cudagraph_capture_sizes=4,8").notices == ()
+
+
+def test_splitting_ops_take_vllms_names_for_the_same_ops(resolved: Resolved) -> None:
+    for words in ("vllm::unified_attention,vllm::unified_attention_with_output", "vllm.unified_attention"):
+        assert resolved(f"-cc.splitting_ops={words}").compilation.splitting_ops == ("attention",)
+    given = resolved("-cc.splitting_ops=ozone::attention,vllm::unified_kv_cache_update")
+    assert given.compilation.splitting_ops == ("attention", "kv_write")
+
+
+@pytest.mark.parametrize("name", ["bogus", "vllm::mamba_mixer2", "rms_norm"])
+def test_an_op_that_cannot_split_is_an_error_that_lists_those_that_can(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is not an op .*: attention, kv_write, linear"):
+        EngineArgs.from_kwargs(compilation_config={"splitting_ops": [name]})
+
+
+def test_graphs_split_at_ops_that_are_always_one_node() -> None:
+    from ozone.config.values import SPLITTING_OPS
+    from ozone.ops.schemas import SCHEMAS
+
+    assert {name for name, schema in SCHEMAS.items() if not schema.governed} >= set(SPLITTING_OPS)
