@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from ozone.config.schema import SchedulerConfig
+from ozone.engine.block_pool import root_hash
 from ozone.engine.output_text import OutputText
 from ozone.engine.outputs import RequestDelta, RequestMetrics
 from ozone.engine.random_stream import COMPLETION_STREAM, REQUEST_STREAM, derive_seed
@@ -54,10 +55,13 @@ class Admission:
         params: SamplingParams,
         on_delta: Callable[[RequestDelta], None],
         priority: int,
+        cache_salt: str | None,
     ) -> RequestGroup:
         """Raises RequestError for what can never be served."""
         params = params.clone()
-        max_total_tokens = self.check(prompt_token_ids, params)
+        max_total_tokens = self.check(prompt_token_ids, params, priority)
+        if cache_salt is not None and not (isinstance(cache_salt, str) and cache_salt):
+            raise RequestError("cache_salt must be a string that is not empty", param="cache_salt")
         stops = StopStrings(params.stop_strings) if params.stop_strings else None
         bad_words = self._bad_word_tokens(params.bad_words or ())
         eos_token_ids = frozenset() if params.ignore_eos else self._eos_token_ids
@@ -67,9 +71,8 @@ class Admission:
         seed = params.seed
         if seed is None:
             seed = derive_seed(self._seed, arrival, REQUEST_STREAM)
-        rank = priority if self._scheduler.scheduling_policy == "priority" else 0
         arrival_time = time.monotonic()
-        group = RequestGroup(request_id, list(prompt_token_ids), params, on_delta)
+        group = RequestGroup(request_id, list(prompt_token_ids), params, on_delta, root_hash(cache_salt))
         for index in range(params.n):
             token_ids = list(prompt_token_ids)
             sampling = SamplingState(
@@ -84,7 +87,7 @@ class Admission:
                 group,
                 index,
                 token_ids,
-                order=(rank, arrival, index),
+                order=(priority, arrival, index),
                 max_total_tokens=max_total_tokens,
                 eos_token_ids=eos_token_ids,
                 end_token_ids=end_token_ids,
@@ -94,10 +97,11 @@ class Admission:
             )
         return group
 
-    def check(self, prompt_token_ids: list[int], params: SamplingParams) -> int:
+    def check(self, prompt_token_ids: list[int], params: SamplingParams, priority: int = 0) -> int:
         """The tokens at which generation ends. Raises RequestError where the request can never be served."""
         self._check_prompt(prompt_token_ids)
         self._check_params(params)
+        self._check_priority(priority)
         self._check_choice_remains(params)
         return self._max_total_tokens(len(prompt_token_ids), params)
 
@@ -136,14 +140,29 @@ class Admission:
             most = self._scheduler.max_waiting_requests
             raise RequestError(f"n is {params.n}; at most {most} completions may wait", param="n")
 
-    def _check_choice_remains(self, params: SamplingParams) -> None:
-        """While `min_tokens` bans the tokens that end a text, some other one must be allowed."""
-        if params.allowed_token_ids is None or params.min_tokens == 0:
-            return
-        eos_token_ids = () if params.ignore_eos else self._eos_token_ids
-        if not set(params.allowed_token_ids).difference(eos_token_ids, params.stop_token_ids or ()):
+    def _check_priority(self, priority: int) -> None:
+        policy = self._scheduler.scheduling_policy
+        if priority != 0 and policy != "priority":
             raise RequestError(
-                "allowed_token_ids holds only tokens that end the text, which min_tokens forbids",
+                f"priority is {priority}, but the scheduling policy is {policy!r}: "
+                "priorities need --scheduling-policy priority",
+                param="priority",
+            )
+
+    def _check_choice_remains(self, params: SamplingParams) -> None:
+        """Some allowed token must be neither a bad word nor, while `min_tokens` bans those, end the text."""
+        if params.allowed_token_ids is None:
+            return
+        bad_words = self._bad_word_tokens(params.bad_words or ())
+        left = set(params.allowed_token_ids).difference(*(word for word in bad_words if len(word) == 1))
+        if not left:
+            raise RequestError(
+                "allowed_token_ids holds only tokens that bad_words forbids", param="allowed_token_ids"
+            )
+        eos_token_ids = () if params.ignore_eos else self._eos_token_ids
+        if params.min_tokens and not left.difference(eos_token_ids, params.stop_token_ids or ()):
+            raise RequestError(
+                "allowed_token_ids leaves only tokens that end the text, which min_tokens forbids",
                 param="allowed_token_ids",
             )
 

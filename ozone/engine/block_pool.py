@@ -13,6 +13,13 @@ from hashlib import blake2b
 ROOT_HASH = b""
 
 
+def root_hash(cache_salt: str | None) -> bytes:
+    """Where a chain of block hashes begins: no two salts, and no salt, ever share a block."""
+    if cache_salt is None:
+        return ROOT_HASH
+    return blake2b(cache_salt.encode("utf-8", "surrogatepass"), digest_size=32, person=b"cache_salt").digest()
+
+
 def hash_block(parent: bytes, token_ids: Sequence[int]) -> bytes:
     """The identity of a full block: its tokens and, through `parent`, everything before them.
 

@@ -36,8 +36,8 @@ class Engine:
     """Serves requests with a runner until it is shut down.
 
     An exception that one request causes ends that request alone; one in a step ends the requests that
-    ran, and the engine goes on with those that wait. `add_request`, `abort`, `stats`, `drain` and
-    `shutdown` may be called from any thread.
+    ran (or, where none did, the first in line), and the engine goes on with those that wait.
+    `add_request`, `abort`, `stats`, `drain` and `shutdown` may be called from any thread.
 
     Attributes:
         runner, tokenizer, max_model_len: as given.
@@ -114,17 +114,19 @@ class Engine:
         *,
         on_delta: Callable[[RequestDelta], None],
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> None:
         """Queue a request. `on_delta` is called in the engine's thread and must not block.
 
         Deltas carry the index, 0 to n - 1, of the completion they belong to; the last one of each has a
-        finish_reason. priority: lower goes first under the priority policy.
+        finish_reason. priority: lower goes first; the scheduling policy must be "priority".
+        cache_salt: cached prefixes are shared only among requests with the same salt, or all without one.
 
         Raises:
             RequestError: bad input, a request id in use, or (status 503) an engine that is closing.
             QueueFullError: too many requests wait.
         """
-        group = self._admission.admit(request_id, prompt_token_ids, params, on_delta, priority)
+        group = self._admission.admit(request_id, prompt_token_ids, params, on_delta, priority, cache_salt)
         with self._lock:
             if self._closed is not None:
                 raise RequestError(self._closed, status=503)
@@ -141,9 +143,11 @@ class Engine:
             self._arrived.append(group)
             self._work_arrived.notify()
 
-    def check_request(self, prompt_token_ids: list[int], params: SamplingParams) -> None:
+    def check_request(
+        self, prompt_token_ids: list[int], params: SamplingParams, *, priority: int = 0
+    ) -> None:
         """Raise what `add_request` would for a request that can never be served."""
-        self._admission.check(prompt_token_ids, params.clone())
+        self._admission.check(prompt_token_ids, params.clone(), priority)
 
     def abort(self, request_id: str) -> None:
         """End a request, if it is still there, with a last delta ``abort`` for each completion."""
@@ -228,11 +232,12 @@ class Engine:
         return True
 
     def _step(self) -> None:
-        scheduled = self._scheduler.schedule()
-        if not scheduled:
-            raise RuntimeError("requests wait or run, but none could be scheduled")
-        self._num_steps += 1
+        scheduled: list[ScheduledRequest] = []
         try:
+            scheduled = self._scheduler.schedule()
+            if not scheduled:
+                raise RuntimeError("requests wait or run, but none could be scheduled")
+            self._num_steps += 1
             logits = self.runner.execute(scheduled)
             self._scheduler.complete(scheduled)
             requests, rows = self._sort_rows(scheduled, logits)
@@ -241,7 +246,7 @@ class Engine:
             sampled = sample(logits, [request.sampling for request in requests], self._token_text)
         except Exception as error:
             logger.exception("a step failed: the requests in it end, the engine goes on")
-            self._fail_running(error)
+            self._fail_step(error, was_scheduled=bool(scheduled))
             return
         now = time.monotonic()
         for row, request in enumerate(requests):
@@ -341,19 +346,34 @@ class Engine:
         self._pool.forget(request.block_ids)
         self._end_group(request.group, "error", message)
 
-    def _fail_running(self, error: Exception) -> None:
-        """End every request that took part in a step, and trust nothing in the KV cache."""
-        while self._scheduler.running:
-            group = self._scheduler.running[0].group
+    def _fail_step(self, error: Exception, *, was_scheduled: bool) -> None:
+        """End every request that took part in a step, and trust nothing in the KV cache.
+
+        Where none could even be scheduled, the first in line goes, lest the next step fail the same way.
+        """
+        groups = dict.fromkeys(request.group for request in self._scheduler.running)
+        if not groups and not was_scheduled:
+            groups = dict.fromkeys(request.group for request in self._scheduler.waiting[:1])
+        for group in groups:
             self._end_group(group, "error", f"the step failed: {_describe(error)}")
+        if self._scheduler.running:
+            raise RuntimeError("requests that have ended are still running") from error
         self._pool.forget_all()
 
     def _end_all(self, reason: str, message: str | None) -> None:
+        """Send every caller that waits its last deltas, even where the scheduler is broken."""
         with self._lock:
             self._arrived.clear()
             self._num_arrived = 0
         for group in list(self._groups.values()):
-            self._end_group(group, reason, message)
+            try:
+                self._end_group(group, reason, message)
+            except Exception:
+                logger.exception("request %s could not be removed", group.request_id)
+                for index in group.unfinished:
+                    last = RequestDelta(group.request_id, index, finish_reason=reason, error=message)
+                    self._send_last(group, last)
+                self._settle(group)
 
     def _end_group(self, group: RequestGroup, reason: str, message: str | None) -> None:
         """End all of a request's completions that have not ended. Text held back is never shown."""
@@ -362,11 +382,14 @@ class Engine:
         for request in list(group.unfinished.values()):
             last = RequestDelta(group.request_id, request.index, finish_reason=reason, error=message)
             self._retire(request, last)
-            try:
-                group.on_delta(last)
-            except Exception:
-                logger.exception("request %s: its receiver failed", group.request_id)
+            self._send_last(group, last)
         self._settle(group)
+
+    def _send_last(self, group: RequestGroup, last: RequestDelta) -> None:
+        try:
+            group.on_delta(last)
+        except Exception:
+            logger.exception("request %s: its receiver failed", group.request_id)
 
 
 def _describe(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ozone.engine.block_pool import ROOT_HASH
 from ozone.engine.outputs import LogprobsOfToken, RequestDelta, RequestMetrics
 
 if TYPE_CHECKING:
@@ -104,12 +105,14 @@ class RequestGroup:
     """One user request: `n` completions of one prompt and where their deltas go.
 
     `unfinished` holds the completions that have not ended, by index. `held` are those that wait until
-    the first one has computed the prompt, so that they find its blocks.
+    the first one has computed the prompt, so that they find its blocks. `root_hash` begins its chain of
+    block hashes.
     """
 
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
     on_delta: Callable[[RequestDelta], None]
+    root_hash: bytes = ROOT_HASH
     unfinished: dict[int, Request] = field(default_factory=dict)
     held: list[Request] = field(default_factory=list)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from ozone.config.schema import SchedulerConfig
-from ozone.engine.block_pool import ROOT_HASH, BlockPool, hash_block
+from ozone.engine.block_pool import BlockPool, hash_block
 from ozone.engine.request import Request
 from ozone.engine.runner import ScheduledRequest
 
@@ -69,11 +69,13 @@ class Scheduler:
         while place < len(self.running):
             request = self.running[place]
             place += 1
-            if not self._grow(request):
-                break
             wanted = len(request.token_ids) - request.num_computed_tokens
             if wanted == 1:
                 decodes -= 1
+            if budget == decodes:
+                continue  # Those ahead of it took all that the decodes leave: its prompt goes on later.
+            if not self._grow(request):
+                break
             chunk = self._chunk(request, wanted, budget - decodes)
             scheduled.append(chunk)
             budget -= chunk.num_tokens
@@ -186,7 +188,7 @@ class Scheduler:
     def _hash_blocks(self, request: Request, count: int) -> None:
         hashes, size = request.block_hashes, self._block_size
         for start in range(len(hashes) * size, count * size, size):
-            parent = hashes[-1] if hashes else ROOT_HASH
+            parent = hashes[-1] if hashes else request.group.root_hash
             hashes.append(hash_block(parent, request.token_ids[start : start + size]))
 
     def _num_blocks(self, request: Request) -> int:

@@ -63,7 +63,7 @@ class StubRunner:
 
     def _run(self, item: ScheduledRequest) -> list[np.ndarray]:
         request, end = item.request, item.start + item.num_tokens
-        assert item.num_tokens >= 1
+        assert item.num_tokens > 0
         assert item.start == request.num_computed_tokens
         assert end <= len(request.token_ids)
         slots = self._slots(request.block_ids, end)
@@ -143,16 +143,16 @@ def make_engine(
     return engine
 
 
-def submit(engine: Engine, request_id: str, prompt: list[int], params, *, priority: int = 0):
+def submit(engine: Engine, request_id: str, prompt: list[int], params, **how):
     """Add a request; returns its collector."""
     collector = OutputCollector(request_id, None, prompt, params.n)
-    engine.add_request(request_id, prompt, params, on_delta=collector.add, priority=priority)
+    engine.add_request(request_id, prompt, params, on_delta=collector.add, **how)
     return collector
 
 
-def generate(engine: Engine, prompt: list[int], params, request_id: str = "request"):
+def generate(engine: Engine, prompt: list[int], params, request_id: str = "request", **how):
     """Run one request to its end; returns its RequestOutput."""
-    collector = submit(engine, request_id, prompt, params)
+    collector = submit(engine, request_id, prompt, params, **how)
     assert collector.wait(20), "the request did not end"
     assert collector.error is None, collector.error
     return collector.output()

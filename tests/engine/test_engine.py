@@ -239,6 +239,23 @@ def test_a_prompt_seen_before_is_found_in_the_cache(engines):
     assert [generate(without, prompt, greedy(2)).num_cached_tokens for _ in range(2)] == [0, 0]
 
 
+@pytest.mark.parametrize("other", ["b", "a ", None, "\ud800"])
+def test_a_salt_shares_cached_prefixes_with_its_own_kind_only(engines, other):
+    engine = engines(StubRunner(block_size=4))
+    prompt = list(range(16))
+    outputs = [generate(engine, prompt, greedy(9), cache_salt=salt) for salt in ("a", other, "a", other)]
+    assert [output.num_cached_tokens for output in outputs] == [0, 0, 12, 12]
+    assert {tuple(output.outputs[0].token_ids) for output in outputs} == {
+        tuple(greedy_continuation(prompt, 9))
+    }
+
+
+def test_completions_of_a_salted_request_share_its_prompt(engines):
+    runner = StubRunner(block_size=4)
+    generate(engines(runner), list(range(18)), greedy(2, n=2), cache_salt="a")
+    assert next(start for step in runner.steps for name, start, *_ in step if name == "request/1") == 16
+
+
 def test_stats_count_tokens_and_steps(engines):
     engine = engines()
     for _ in range(2):

@@ -166,9 +166,77 @@ def test_a_runner_that_returns_too_little_fails_the_step(engines):
     assert engine.failure is None
 
 
+def test_a_request_that_cannot_be_scheduled_ends_and_the_engine_goes_on(engines):
+    engine = engines(start=False)
+    schedule = engine._scheduler.schedule
+
+    def stumble():
+        if engine._scheduler.waiting and engine._scheduler.waiting[0].request_id == "bad":
+            raise KeyError("no such block")
+        return schedule()
+
+    engine._scheduler.schedule = stumble
+    collectors = [submit(engine, name, PROMPT, greedy()) for name in ("first", "bad", "last")]
+    engine._scheduler._max_num_seqs = 1
+    engine.start()
+    # What runs while scheduling fails ends too, since nobody knows which request is to blame.
+    assert finish(*collectors) == ["error", "error", "length"]
+    assert [collector.error for collector in collectors[:2]] == [
+        "the step failed: KeyError: 'no such block'"
+    ] * 2
+    assert generate(engine, PROMPT, greedy()).outputs[0].finish_reason == "length"
+
+
+def test_requests_none_of_which_can_be_scheduled_end_one_by_one(engines):
+    engine = engines(start=False)
+    schedule, engine._scheduler.schedule = engine._scheduler.schedule, list
+    collectors = [submit(engine, str(number), PROMPT, greedy(n=2)) for number in range(3)]
+    engine.start()
+    assert finish(*collectors) == ["error"] * 3
+    assert all("none could be scheduled" in collector.error for collector in collectors)
+    engine._scheduler.schedule = schedule
+    assert generate(engine, PROMPT, greedy()).outputs[0].finish_reason == "length"
+
+
+def test_every_caller_hears_of_the_end_though_the_scheduler_is_broken():
+    gate = Gate()
+    engine = make_engine(StubRunner(before_step=gate), max_num_seqs=2)
+    collectors = [submit(engine, str(number), PROMPT, greedy(n=3)) for number in range(4)]
+    assert gate.reached.wait(10)
+
+    def remove(request):
+        raise KeyError("lost my place")
+
+    engine._scheduler.remove = remove
+    engine.abort("3")
+    gate.open.set()
+    assert [{o.finish_reason for o in c.output().outputs} for c in collectors if c.wait(20)] == [
+        {"error"}
+    ] * 4
+    assert isinstance(engine.failure, KeyError)
+    assert engine.drain(1)
+    engine.shutdown()
+
+
+def test_requests_that_will_not_leave_end_the_engine_and_not_in_a_loop():
+    gate = Gate()
+    engine = make_engine(StubRunner(before_step=gate))
+    collector = submit(engine, "r", PROMPT, greedy())
+    assert gate.reached.wait(10)
+    engine._scheduler.remove = lambda request: None
+    engine._scheduler.complete = lambda scheduled: 1 / 0
+    gate.open.set()
+    assert finish(collector) == ["error"]
+    engine._thread.join(10)
+    assert "still running" in str(engine.failure)
+
+
 def test_a_bug_in_the_loop_is_reported_to_everybody(caplog):
+    def add(request):
+        raise RuntimeError("no place in line")
+
     engine = make_engine(start=False)
-    engine._scheduler.schedule = list
+    engine._scheduler.add = add
     collector = submit(engine, "r", PROMPT, greedy())
     with caplog.at_level(logging.CRITICAL):
         engine.start()
@@ -360,6 +428,35 @@ def test_what_can_never_be_served_is_refused(engines, case):
     assert error.value.param == param
     assert error.value.status == 400
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [({"bad_words": ["A", "E"]}, "bad_words"), ({"bad_words": ["A"], "min_tokens": 1}, "min_tokens")],
+)
+def test_allowed_tokens_of_which_none_is_left_are_refused(engines, more, words):
+    fields = {"allowed_token_ids": [1, 5], "stop_token_ids": [5]}
+    engine = engines(tokenizer=StubTokenizer())
+    with pytest.raises(RequestError, match=words) as error:
+        submit(engine, "r", PROMPT, greedy(**fields, **more))
+    assert error.value.param == "allowed_token_ids"
+    assert finish(submit(engine, "r", PROMPT, greedy(**fields, bad_words=["A"]))) == ["stop"]
+
+
+@pytest.mark.parametrize("salt", ["", 5, b"a"])
+def test_a_salt_that_is_no_text_is_refused(engines, salt):
+    with pytest.raises(RequestError, match="cache_salt must be a string") as error:
+        submit(engines(), "r", PROMPT, greedy(), cache_salt=salt)
+    assert error.value.param == "cache_salt"
+
+
+def test_a_priority_without_its_policy_is_refused_and_says_how_to_have_it(engines):
+    engine = engines()
+    for refused in (submit, lambda *args, **how: engine.check_request(*args[2:], **how)):
+        with pytest.raises(RequestError, match="--scheduling-policy priority") as error:
+            refused(engine, "r", PROMPT, greedy(), priority=1)
+        assert error.value.param == "priority"
+    assert finish(submit(engine, "r", PROMPT, greedy(), priority=0)) == ["length"]
 
 
 def test_a_request_id_in_use_is_refused_and_one_that_ended_is_not(engines):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ def configurations(draw) -> dict:
         "num_blocks": just_enough + draw(st.sampled_from([0, 0, 1, 3, just_enough, -just_enough // 2])),
         "max_num_batched_tokens": draw(st.sampled_from([64, 16, 8, 5, 2, 1])),
         "max_num_seqs": draw(st.sampled_from([16, 8, 4, 1])),
+        "most_prompt_logit_rows": draw(st.sampled_from([2, 5, 16])),
         "enable_chunked_prefill": draw(st.booleans()),
         "enable_prefix_caching": draw(st.booleans()),
         "scheduling_policy": draw(st.sampled_from(["fcfs", "priority"])),
@@ -118,11 +120,15 @@ class Schedule:
 
 
 def check_answers_equal_those_alone(configuration: dict, requests: list[Arrival]) -> None:
+    if configuration["scheduling_policy"] != "priority":
+        requests = [dataclasses.replace(request, priority=0) for request in requests]
     schedule = Schedule(requests)
     runner = StubRunner(
         configuration.pop("num_blocks"), configuration.pop("block_size"), before_step=schedule.before_step
     )
+    most_rows = configuration.pop("most_prompt_logit_rows")
     engine = make_engine(runner, StubTokenizer(), max_model_len=MOST_TOKENS, **configuration)
+    engine._scheduler._max_prompt_logit_rows = most_rows
     alone = make_engine(
         StubRunner(4 * MOST_TOKENS, 1),
         StubTokenizer(),

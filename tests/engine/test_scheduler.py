@@ -79,12 +79,11 @@ def test_no_more_than_max_num_seqs_run_and_the_first_come_first(engines):
     assert [set(step) for step in steps.run()] == [{"a", "b"}] * 3 + [{"c", "d"}] * 3
 
 
-def test_priority_goes_before_arrival_under_its_policy_only(engines):
-    for policy, order in (("priority", "cba"), ("fcfs", "abc")):
-        steps = Steps(engines, max_num_seqs=1, scheduling_policy=policy)
-        for name, priority in (("a", 5), ("b", 0), ("c", -3)):
-            steps.add(name, [1], greedy(1), priority=priority)
-        assert [next(iter(step)) for step in steps.run()] == list(order)
+def test_priority_goes_before_arrival(engines):
+    steps = Steps(engines, max_num_seqs=1, scheduling_policy="priority")
+    for name, priority in (("a", 5), ("b", 0), ("c", -3)):
+        steps.add(name, [1], greedy(1), priority=priority)
+    assert [next(iter(step)) for step in steps.run()] == list("cba")
 
 
 def test_without_chunked_prefill_prompts_are_computed_whole(engines):
@@ -111,6 +110,21 @@ def test_prompts_that_report_logprobs_are_cut_to_bound_the_logits(engines, monke
     steps.add("a", prompt_of(50), greedy(1, prompt_logprobs=0))
     assert steps.run() == [{"a": 20}, {"a": 20}, {"a": 10}]
     assert len(steps.collectors["a"].output().prompt_logprobs) == 50
+
+
+def test_a_running_prompt_that_finds_no_room_sits_out(engines, monkeypatch):
+    monkeypatch.setattr("ozone.engine.scheduler.MAX_PROMPT_LOGITS_BYTES", 16 * 4 * 64)
+    steps = Steps(engines, max_num_batched_tokens=20, scheduling_policy="priority")
+
+    def before_step(scheduled):
+        if len(steps.runner.steps) == 1:
+            steps.add("urgent", prompt_of(40, first=7), greedy(1), priority=-1)
+
+    steps.runner.before_step = before_step
+    steps.add("slow", prompt_of(40), greedy(3, prompt_logprobs=0))
+    counts = steps.run()
+    assert counts[:4] == [{"slow": 16}, {"slow": 16, "urgent": 4}, {"urgent": 20}, {"urgent": 16, "slow": 4}]
+    assert steps.tokens("slow") == greedy_continuation(prompt_of(40), 3)
 
 
 def test_the_last_to_arrive_is_preempted_and_loses_nothing(engines):
