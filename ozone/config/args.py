@@ -12,6 +12,7 @@ from typing import Any
 
 from ozone.config.keys import COMPILATION, ENGINE_KEYS, KERNEL
 from ozone.config.leaves import EAGER_FLAG, Leaves, UserValue
+from ozone.config.neutral import asks_for_nothing
 from ozone.config.objects import CompilationConfig, KernelConfig
 from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, nearest, refusal
 from ozone.config.values import boolean, show
@@ -80,10 +81,10 @@ class EngineArgs:
             if name in known:
                 given[name] = value
             elif name in ANSWERS:
-                if value not in (None, False):
+                if not asks_for_nothing(name, value):
                     raise ConfigError(f"{name}: {ANSWERS[name]}")
             elif name in REFUSED_FLAGS:
-                if value not in (None, False):
+                if not asks_for_nothing(name, value):
                     raise ConfigError(refusal(name, REFUSED_FLAGS[name]))
             elif name in IGNORED_FLAGS:
                 ignored.append(f"{name} is accepted without effect: {IGNORED_FLAGS[name].reason}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn
 
@@ -24,6 +25,7 @@ from ozone.config.keys import (
     Key,
 )
 from ozone.config.leaves import EAGER_FLAG, Leaves
+from ozone.config.neutral import asks_for_nothing, is_switch
 from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, SHORT_FLAGS, nearest, refusal
 from ozone.errors import ConfigError
 
@@ -59,8 +61,9 @@ class ArgumentParser(argparse.ArgumentParser):
         """The command line in argparse's own terms; `ConfigError` on an unknown flag."""
         known = self._option_string_actions
         result: list[str] = []
-        waiting = iter(words)
-        for word in waiting:
+        waiting = deque(words)
+        while waiting:
+            word = waiting.popleft()
             ends_here = self._subparsers is not None and not word.startswith("-")
             if word == "--" or ends_here:  # the rest belongs to positionals, or to a parser below this one
                 result += [word, *waiting]
@@ -82,11 +85,11 @@ class ArgumentParser(argparse.ArgumentParser):
                 result += self._respell_switch(flag, value) if equals else [flag]
             elif not flag.startswith("--") and flag[:2] in known and len(flag) > 2:
                 result.append(word)
-            else:
+            elif not self._asks_for_nothing(flag, value if equals else None, waiting):
                 raise ConfigError(self._unknown(flag))
         return result
 
-    def _respell_object(self, word: str, waiting: Any) -> list[str]:
+    def _respell_object(self, word: str, waiting: deque[str]) -> list[str]:
         match = _OBJECT.fullmatch(word)
         if match is not None:
             flag, path, operator, value = match.groups()
@@ -94,7 +97,7 @@ class ArgumentParser(argparse.ArgumentParser):
             flag, _, path = word.partition(".")
             operator = "+=" if path.endswith("+") else "="
             path = path.removesuffix("+")
-            value = next(waiting, None)
+            value = waiting.popleft() if waiting else None
             if value is None or value.startswith("--") or value in self._option_string_actions:
                 raise ConfigError(f"{word}: a value is missing")
         if not path:
@@ -111,14 +114,36 @@ class ArgumentParser(argparse.ArgumentParser):
         on = values.boolean(value, flag) != flag.startswith("--no-")
         return [next(s for s in action.option_strings if s.startswith("--no-") != on)]
 
+    def _asks_for_nothing(self, flag: str, value: str | None, waiting: deque[str]) -> bool:
+        """Whether a flag that is refused has a value that changes nothing; takes a value of its own word."""
+        name = _argument_name(flag)
+        if not self._is_engines or name not in ANSWERS | REFUSED_FLAGS:
+            return False
+        if is_switch(name):
+            return (value is None or values.boolean(value, flag)) == flag.startswith("--no-")
+        if value is not None:
+            return asks_for_nothing(name, value)
+        if waiting and asks_for_nothing(name, waiting[0]):
+            waiting.popleft()
+            return True
+        return False
+
+    @property
+    def _is_engines(self) -> bool:
+        return "--tensor-parallel-size" in self._option_string_actions
+
     def _unknown(self, flag: str) -> str:
-        name = SHORT_FLAGS.get(flag, flag.lstrip("-").removeprefix("no-").replace("-", "_"))
-        if "--tensor-parallel-size" in self._option_string_actions:  # an engine's command line
+        name = _argument_name(flag)
+        if self._is_engines:
             if name in ANSWERS:
                 return f"{flag}: {ANSWERS[name]}"
             if name in REFUSED_FLAGS:
                 return refusal(flag, REFUSED_FLAGS[name])
         return f"there is no flag {flag}{nearest(flag, self._option_string_actions, '; see --help')}"
+
+
+def _argument_name(flag: str) -> str:
+    return SHORT_FLAGS.get(flag, flag.lstrip("-").removeprefix("no-").replace("-", "_"))
 
 
 class _LeavesAction(argparse.Action):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ozone.config.keys import COMPILATION, KERNEL, KEYS, LIST_KEYS, MAPPING_KEYS
+from ozone.config.neutral import asks_for_nothing
 from ozone.config.upstream import IGNORED_KEYS, REFUSED_KEYS, nearest, refusal
 from ozone.config.values import show
 from ozone.errors import ConfigError
@@ -97,6 +98,8 @@ class Leaves:
             return
         flag = f"{SPELLING[prefix]}.{path}"
         for known, reason in REFUSED_KEYS.items():
+            if key == known and asks_for_nothing(key, value):
+                return
             if key == known or key.startswith(known + "."):
                 raise ConfigError(refusal(flag, reason))
         for known, reason in IGNORED_KEYS.items():

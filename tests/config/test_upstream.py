@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ozone.config.args import EngineArgs
+from ozone.config.command_line import ArgumentParser
 from ozone.config.keys import ENGINE_KEYS, KEYS
+from ozone.config.neutral import NEUTRAL
 from ozone.config.schema import OzoneConfig
 from ozone.config.upstream import (
     ANSWERS,
@@ -129,7 +131,11 @@ def test_no_name_has_two_statuses() -> None:
         ("-q awq", "vLLM has -q; Ozone does not (yet)"),
         ("-pp 2", "vLLM has -pp; Ozone does not (yet)"),
         ("--enable-lora", "vLLM has --enable-lora; Ozone does not (yet): adapters are not built"),
-        ("--no-enable-lora", "vLLM has --no-enable-lora; Ozone does not (yet)"),
+        ("--enable-lora=true", "vLLM has --enable-lora; Ozone does not (yet)"),
+        ("--no-enable-lora=false", "vLLM has --no-enable-lora; Ozone does not (yet)"),
+        ("--pipeline-parallel-size", "vLLM has --pipeline-parallel-size; Ozone does not (yet)"),
+        ("--pipeline-parallel-size=2", "vLLM has --pipeline-parallel-size; Ozone does not (yet)"),
+        ("--hf-overrides {", "vLLM has --hf-overrides; Ozone does not (yet)"),
         (
             "-cc.use_inductor_graph_partition=1",
             "vLLM has -cc.use_inductor_graph_partition; Ozone does not (yet)",
@@ -203,6 +209,77 @@ def test_arguments_that_are_switched_off_ask_for_nothing() -> None:
     assert args.user_settings() == ({}, [])
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"pipeline_parallel_size": 1},
+        {"load_format": "auto", "tokenizer_mode": "Auto", "config_format": "hf"},
+        {"runner": "generate", "convert": "auto", "task": None},
+        {"limit_mm_per_prompt": {}, "hf_overrides": {}, "logits_processors": [], "ignore_patterns": ()},
+        {"device": "cpu"},
+        {"device": "auto", "quantization": None, "data_parallel_size": 1, "data_parallel_rank": 0},
+        {"compilation_config": {"use_inductor_graph_partition": False, "inductor_passes": {}}},
+        {"compilation_config": {"pass_config": {"enable_sp": False}, "level": None}},
+        {"kernel_config": {"moe_backend": "auto"}},
+    ],
+    ids=str,
+)
+def test_values_that_ask_for_nothing_are_let_through(kwargs: dict[str, object]) -> None:
+    assert EngineArgs.from_kwargs(**kwargs).user_settings() == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--pipeline-parallel-size 1",
+        "--pipeline_parallel_size=1",
+        "-pp 1",
+        "-pp=1",
+        "--load-format auto --tokenizer-mode=auto",
+        "--runner generate --device cpu",
+        "--limit-mm-per-prompt {} --hf-overrides={}",
+        "--quantization None",
+        "--no-enable-lora --enable-lora=false --no-trust-remote-code",
+        "-cc.use_inductor_graph_partition=False -cc.pass_config.enable_sp=false",
+        "--kernel-config.moe_backend=auto",
+    ],
+)
+def test_flags_that_ask_for_nothing_are_let_through(parse: Parse, words: str) -> None:
+    settings, notices = parse(*words.split(), "-O1").user_settings()
+    assert list(settings) == ["optimization_level"]
+    assert notices == []
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"pipeline_parallel_size": 2},
+        {"load_format": "dummy"},
+        {"runner": "pooling"},
+        {"limit_mm_per_prompt": {"image": 1}},
+        {"enable_lora": True},
+        {"data_parallel_size": 0},
+        {"device": "cuda"},
+        {"compilation_config": {"use_inductor_graph_partition": True}},
+    ],
+    ids=str,
+)
+def test_other_values_of_the_same_arguments_are_refused(kwargs: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="Ozone does not"):
+        EngineArgs.from_kwargs(**kwargs)
+
+
+def test_only_what_is_refused_has_values_that_ask_for_nothing() -> None:
+    assert NEUTRAL.keys() <= ANSWERS.keys() | REFUSED_FLAGS.keys() | REFUSED_KEYS.keys()
+    assert all(word == word.lower() for words in NEUTRAL.values() for word in words)
+
+
+def test_a_command_line_without_an_engine_knows_no_such_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ArgumentParser(prog="x").parse_args(["--pipeline-parallel-size", "1"])
+    assert "there is no flag --pipeline-parallel-size" in capsys.readouterr().err
+
+
 def sections(page: str) -> dict[str, str]:
     """The page's parts by their headings."""
     parts = page.split("\n## ")
@@ -222,6 +299,13 @@ def test_the_docs_list_every_name_under_its_status() -> None:
         assert f"`{flags.get(name, name)}`" in page["Accepted without effect"]
     for name in (*REFUSED_FLAGS, *REFUSED_KEYS):
         assert f"`{flags.get(name, name)}`" in page["Refused"]
+    rows = [
+        line.split("|")[1:3] for line in page["Values that ask for nothing"].splitlines() if line[:3] == "| `"
+    ]
+    shown = {(value.strip(), name.strip()) for value, names in rows for name in names.split(",")}
+    for name, words in NEUTRAL.items():
+        for word in words:
+            assert (f"`{word}`", f"`{flags.get(name, name)}`") in shown
 
 
 def test_the_docs_show_the_table_of_levels() -> None:
