@@ -9,9 +9,11 @@ from ozone.config.model import AttentionKind
 from ozone.errors import ModelFileError
 from ozone.weights.files import shown
 
-MAX_LAYERS = 1 << 16
-MAX_NUMBER = 1e15
-MAX_SIZE = 1 << 31  # no dimension, count or context length of a model comes near it
+MAX_LAYERS = 1024  # the deepest models have about 130
+MAX_CONTEXT = 1 << 24  # tokens; the longest of any model is about 10 million
+MAX_WIDTH = 1 << 26  # of any dimension of a matrix: the product of two fits a tensor's 64 bits
+MAX_SIZE = 1 << 31
+MIN_NUMBER, MAX_NUMBER = 1e-30, 1e15
 
 
 class Fields:
@@ -50,9 +52,10 @@ class Fields:
             raise self.fail(key, f"is {shown(value)}, not a whole number from 1 to {most}")
         return value
 
-    def count(self, key: str) -> int:
-        """A required whole number that may be zero."""
-        return 0 if self.values.get(key) == 0 else self.size(key)
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number that may be zero; required where no default is given."""
+        value = self.values.get(key)
+        return 0 if type(value) in (int, float) and value == 0 else self.size(key, default)
 
     @overload
     def number(self, key: str, default: float, *, positive: bool = True) -> float: ...
@@ -63,7 +66,11 @@ class Fields:
         value = self.values.get(key)
         if value is None:
             return default
-        if type(value) not in (int, float) or not abs(value) <= MAX_NUMBER or (positive and value <= 0):
+        if (
+            type(value) not in (int, float)
+            or not abs(value) <= MAX_NUMBER
+            or (positive and value < MIN_NUMBER)
+        ):
             raise self.fail(key, f"is {shown(value)}, not a {'positive ' if positive else ''}finite number")
         return float(value)
 
@@ -114,6 +121,10 @@ def check_heads(fields: Fields, num_heads: int, num_kv_heads: int, head_dim: int
     if num_heads % num_kv_heads:
         raise ModelFileError(
             f"{fields.where}: {num_heads} attention heads cannot share {num_kv_heads} key/value heads evenly"
+        )
+    if num_heads * head_dim > MAX_WIDTH:
+        raise ModelFileError(
+            f"{fields.where}: {num_heads} attention heads of {head_dim} are more than {MAX_WIDTH} columns"
         )
     if head_dim % 2:
         raise ModelFileError(f"{fields.where}: the head dimension {head_dim} is odd")

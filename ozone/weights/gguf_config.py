@@ -16,10 +16,10 @@ import numpy as np
 from ozone.config.families import FAMILIES, Family
 from ozone.config.model import AttentionKind, ModelConfig, RopeConfig
 from ozone.errors import ModelFileError
-from ozone.weights.fields import MAX_LAYERS, Fields, attention_kinds, check_heads
+from ozone.weights.fields import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Fields, attention_kinds, check_heads
 from ozone.weights.files import shown
 from ozone.weights.gguf_file import GGUFFile, StringArray
-from ozone.weights.rope import DEFAULT_THETA, GEMMA3_GLOBAL_THETA, usable_context
+from ozone.weights.rope import DEFAULT_THETA, GEMMA3_GLOBAL_THETA, read_theta, usable_context
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
 GEMMA3_SLIDING_PATTERN = 6
@@ -30,7 +30,7 @@ _FLOAT_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def gguf_family(file: GGUFFile) -> Family:
     """The row of `FAMILIES` that a file's ``general.architecture`` names."""
-    architecture = file.metadata.get("general.architecture")
+    architecture = Fields(file.metadata, str(file.path)).text("general.architecture")
     for family in FAMILIES:
         if architecture in family.gguf_architectures:
             return family
@@ -45,17 +45,17 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
     family = gguf_family(file)
     fields = _ArchitectureFields(file)
     _refuse_variants(fields, file)
-    hidden_size = fields.size("embedding_length")
+    hidden_size = fields.size("embedding_length", most=MAX_WIDTH)
     num_heads = fields.per_layer_size("attention.head_count")
     num_kv_heads = fields.per_layer_size("attention.head_count_kv", default=num_heads)
     head_dim = _head_dim(fields, hidden_size, num_heads)
     check_heads(fields, num_heads, num_kv_heads, head_dim)
     num_layers = fields.size("block_count", most=MAX_LAYERS)
     vocab_size = _vocab_size(file, hidden_size)
-    sliding_window = fields.optional_size("attention.sliding_window")
+    sliding_window = fields.count("attention.sliding_window", 0) or None
     layer_types = _layer_types(fields, family, num_layers, sliding_window)
     rope, rope_local = _ropes(fields, file, family, head_dim)
-    context_length = fields.size("context_length")
+    context_length = fields.size("context_length", most=MAX_CONTEXT)
     return ModelConfig(
         family="mistral" if family.name == "llama" and sliding_window else family.name,
         vocab_size=vocab_size,
@@ -106,15 +106,15 @@ class _ArchitectureFields(Fields):
         if isinstance(value, np.ndarray) and value.ndim == 1 and value.size:
             if (value != value[0]).any():
                 raise self.fail(key, "differs from layer to layer, which is not supported")
-            return Fields({key: value[0].item()}, self.where).size(key)
-        return self.size(key, default)
+            return Fields({key: value[0].item()}, self.where).size(key, most=MAX_WIDTH)
+        return self.size(key, default, MAX_WIDTH)
 
 
 def _refuse_variants(fields: _ArchitectureFields, file: GGUFFile) -> None:
     """Files that share an architecture's name and are yet another kind of model or only a part of one."""
-    if fields.values.get("expert_count"):
+    if fields.count("expert_count", 0):
         raise ModelFileError(f"{file.path}: mixture-of-experts models are not supported")
-    if file.metadata.get("split.count", 0) not in (0, 1):
+    if Fields(file.metadata, str(file.path)).count("split.count", 0) > 1:
         raise ModelFileError(
             f"{file.path}: is one part of a split GGUF; merge the parts first (llama-gguf-split --merge)"
         )
@@ -123,7 +123,7 @@ def _refuse_variants(fields: _ArchitectureFields, file: GGUFFile) -> None:
 def _head_dim(fields: _ArchitectureFields, hidden_size: int, num_heads: int) -> int:
     if not fields.has("attention.key_length") and hidden_size % num_heads:
         raise fields.fail("embedding_length", f"{hidden_size} is not a multiple of {num_heads} heads")
-    head_dim = fields.size("attention.key_length", hidden_size // num_heads)
+    head_dim = fields.size("attention.key_length", hidden_size // num_heads, MAX_WIDTH)
     if fields.size("attention.value_length", head_dim) != head_dim:
         raise fields.fail("attention.value_length", f"differs from the key length {head_dim}")
     return head_dim
@@ -184,13 +184,13 @@ def _ropes(
     is_gemma = family.name == "gemma3"
     rope = replace(
         _scaled_rope(fields),
-        theta=fields.number("rope.freq_base", GEMMA3_GLOBAL_THETA if is_gemma else DEFAULT_THETA),
+        theta=read_theta(fields, "rope.freq_base", GEMMA3_GLOBAL_THETA if is_gemma else DEFAULT_THETA),
         partial=rotated / head_dim,
         frequency_factors=_frequency_factors(file, rotated),
     )
     if not is_gemma:
         return rope, None
-    local_theta = fields.number("rope.freq_base_swa", DEFAULT_THETA)
+    local_theta = read_theta(fields, "rope.freq_base_swa", DEFAULT_THETA)
     return rope, RopeConfig(theta=local_theta, partial=rotated / head_dim)
 
 
@@ -206,7 +206,7 @@ def _scaled_rope(fields: _ArchitectureFields) -> RopeConfig:
         scaling="yarn",
         factor=factor,
         original_max_position=fields.size(
-            "rope.scaling.original_context_length", fields.size("context_length")
+            "rope.scaling.original_context_length", fields.size("context_length"), MAX_CONTEXT
         ),
         # GGUF's factor comes on top of YaRN's own 0.1 ln(factor) + 1; RopeConfig's replaces it.
         attention_factor=magnitude and magnitude * (0.1 * math.log(max(factor, 1.0)) + 1.0),
@@ -255,6 +255,6 @@ def gguf_generation_config(file: GGUFFile) -> dict[str, Any]:
         for name, key in names.items()
         if (value := fields.number(f"general.sampling.{key}", positive=False)) is not None
     }
-    if top_k := fields.values.get("general.sampling.top_k"):
-        config["top_k"] = fields.size("general.sampling.top_k", top_k)
+    if top_k := fields.count("general.sampling.top_k", 0):
+        config["top_k"] = top_k
     return config

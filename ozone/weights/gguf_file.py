@@ -27,6 +27,7 @@ MAX_METADATA_ENTRIES = 1 << 16
 MAX_TENSORS = 1 << 17
 MAX_STRINGS = 1 << 23  # in all arrays of one file: keeps the walk over a hostile file under a few seconds
 MAX_NESTING = 4
+MAX_NESTED = 1 << 16  # arrays within arrays: each becomes an object many times its size in the file
 MAX_KEY_BYTES = 1 << 16
 MAX_DIMS = 4
 
@@ -156,6 +157,7 @@ class _Reader:
         self.path = path
         self.position = len(MAGIC)
         self.strings_left = MAX_STRINGS
+        self.nested_left = MAX_NESTED
 
     def fail(self, problem: str) -> ModelFileError:
         return ModelFileError(f"{self.path}: damaged GGUF file: {problem}")
@@ -237,8 +239,8 @@ class _Reader:
         if kind == _STRING:
             return self.strings(key)
         if kind == _ARRAY:
-            count = self.count(f"elements of {key}", self.strings_left, least_bytes=12)
-            self.strings_left -= count
+            count = self.count(f"elements of {key}", self.nested_left, least_bytes=12)
+            self.nested_left -= count
             return [self.array(key, nesting - 1) for _ in range(count)]
         dtype = self.scalar_type(kind, key)
         count = self.count(f"elements of {key}", len(self.data), least_bytes=dtype.itemsize)

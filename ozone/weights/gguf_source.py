@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +74,6 @@ class GGUFWeights:
     def names(self) -> Collection[str]:
         return self._tensors.keys()
 
-    def metadata(self) -> dict[str, Any]:
-        return self._file.metadata
-
     def get(self, name: str) -> RawTensor:
         info = self._tensors.get(name)
         if info is None:
@@ -96,10 +92,14 @@ class GGUFWeights:
         """
         config = self._config
         heads = config.num_heads if which == "q" else config.num_kv_heads
-        if info.shape[0] != heads * config.head_dim:
+        if info.shape[:1] != (heads * config.head_dim,):
             raise ModelFileError(
-                f"{self.path}: tensor {shown(info.name)} has {info.shape[0]} rows,"
-                f" not {heads} heads of {config.head_dim}"
+                f"{self.path}: tensor {shown(info.name)} has the shape {info.shape},"
+                f" not rows of {heads} heads of {config.head_dim}"
+            )
+        if len(info.shape) == 1 and info.kind.block_size > 1:
+            raise ModelFileError(
+                f"{self.path}: bias {shown(info.name)} is {info.kind.name}; plain numbers are expected"
             )
         rotated = round(config.head_dim * config.rope.partial)
         rows = data.reshape(heads, config.head_dim, -1)

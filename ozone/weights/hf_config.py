@@ -12,7 +12,7 @@ from typing import Any
 from ozone.config.families import FAMILIES, Family
 from ozone.config.model import AttentionKind, ModelConfig
 from ozone.errors import ModelFileError
-from ozone.weights.fields import MAX_LAYERS, Fields, attention_kinds, check_heads
+from ozone.weights.fields import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Fields, attention_kinds, check_heads
 from ozone.weights.files import shown
 from ozone.weights.rope import read_ropes, usable_context
 
@@ -103,21 +103,21 @@ def read_hf_config(values: Mapping[str, Any], where: str) -> ModelConfig:
     if fields.flag("use_bidirectional_attention", False):
         raise fields.fail("use_bidirectional_attention", "is not supported")
     is_gemma = family.name == "gemma3"
-    hidden_size = fields.size("hidden_size")
-    num_heads = fields.size("num_attention_heads")
+    hidden_size = fields.size("hidden_size", most=MAX_WIDTH)
+    num_heads = fields.size("num_attention_heads", most=MAX_WIDTH)
     num_kv_heads = fields.size("num_key_value_heads", num_heads)
     head_dim = _head_dim(fields, hidden_size, num_heads)
     check_heads(fields, num_heads, num_kv_heads, head_dim)
     layer_types, sliding_window = _layers(fields, family)
     rope, rope_local = read_ropes(fields, per_kind=is_gemma)
-    max_position = fields.size("max_position_embeddings")
+    max_position = fields.size("max_position_embeddings", most=MAX_CONTEXT)
     has_bias = family.name in _WITH_ATTENTION_BIAS and fields.flag("attention_bias", False)
     query_scalar = fields.number("query_pre_attn_scalar") if is_gemma else None
     return ModelConfig(
         family=family.name,
-        vocab_size=fields.size("vocab_size"),
+        vocab_size=fields.size("vocab_size", most=MAX_WIDTH),
         hidden_size=hidden_size,
-        intermediate_size=fields.size("intermediate_size"),
+        intermediate_size=fields.size("intermediate_size", most=MAX_WIDTH),
         num_layers=len(layer_types),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
@@ -149,7 +149,7 @@ def read_hf_config(values: Mapping[str, Any], where: str) -> ModelConfig:
 def _head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int:
     if not fields.has("head_dim") and hidden_size % num_heads:
         raise fields.fail("hidden_size", f"{hidden_size} is not a multiple of {num_heads} attention heads")
-    return fields.size("head_dim", hidden_size // num_heads)
+    return fields.size("head_dim", hidden_size // num_heads, MAX_WIDTH)
 
 
 def _layers(fields: Fields, family: Family) -> tuple[tuple[AttentionKind, ...], int | None]:

@@ -10,17 +10,24 @@ import glob
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ozone.errors import ModelFileError
 from ozone.weights.safetensors_source import FOREIGN_PREFIX, INDEX, PICKLED, SINGLE, pickle_refused
 
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"({_PART}(?:/{_PART})?)(?::([^:/][^:]*))?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+_COMMIT = re.compile(r"[0-9A-Za-z]{1,64}")
 _LISTED = 8
 
 Choice = Callable[[Sequence[str]], list[str]]
+
+# What the client's own reading of an answer raises where that is not the hub's JSON.
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
 
 
 def parse_hub_id(name: str) -> tuple[str, str | None] | None:
@@ -99,11 +106,12 @@ def _fetch(
     network_errors: tuple[Any, ...] = (errors.HfHubHTTPError.__bases__[0], OSError)
     try:
         info = hub.HfApi().model_info(repo, revision=revision)
+        listed = _listed_files(info)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise _explained(error, repo, revision) from None
-    except network_errors as error:
+    except (*network_errors, *_MALFORMED) as error:
         return _from_cache(repo, choose, error, revision=revision, download_dir=download_dir)
-    names = choose([entry.rfilename for entry in info.siblings or []])
+    names = choose(listed)
     cached = [
         hub.try_to_load_from_cache(repo, name, cache_dir=download_dir, revision=info.sha) for name in names
     ]
@@ -116,9 +124,18 @@ def _fetch(
             cache_dir=download_dir,
             allow_patterns=[glob.escape(name) for name in names],
         )
-    except network_errors as error:
+    except (*network_errors, *_MALFORMED) as error:
         raise _explained(error, repo, revision) from None
     return Path(folder), names
+
+
+def _listed_files(info: ModelInfo) -> list[str]:
+    """The files that a repository lists, without names that would lead out of its directory."""
+    names = [entry.rfilename for entry in info.siblings or []]
+    commit = "main" if info.sha is None else info.sha
+    if not all(isinstance(name, str) for name in names) or not _COMMIT.fullmatch(commit):
+        raise ValueError("a commit or a file has a name that makes no sense")
+    return [name for name in names if not name.startswith("/") and ".." not in PurePosixPath(name).parts]
 
 
 def _from_cache(
@@ -165,6 +182,8 @@ def _explained(error: Exception, repo: str, revision: str | None) -> ModelFileEr
             problem = f"has no revision {revision}"
         case errors.OfflineModeIsEnabled():
             problem = "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+        case ValueError() | TypeError() | KeyError() | AttributeError() if not isinstance(error, OSError):
+            problem = f"cannot be fetched: {constants.ENDPOINT} did not answer as a hub does"
         case _:
             reason = str(error).strip().splitlines()
             problem = f"cannot be fetched from {constants.ENDPOINT}: {reason[0] if reason else repr(error)}"

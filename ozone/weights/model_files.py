@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ozone.config.model import ModelConfig
 from ozone.weights.embedded import DEFAULT_MODEL
@@ -29,7 +29,6 @@ class ModelFiles:
     Attributes:
         name: as the user named it.
         path: the directory or the ``.gguf`` file.
-        format: ``"safetensors"`` or ``"gguf"``.
         config: the model's geometry and arithmetic.
         tokenizer_json: the ``tokenizer.json``, or None where there is none.
         tokenizer_config: ``tokenizer_config.json``, ``{}`` if none.
@@ -40,7 +39,6 @@ class ModelFiles:
 
     name: str
     path: Path
-    format: Literal["safetensors", "gguf"]
     config: ModelConfig
     tokenizer_json: Path | None = None
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
@@ -94,12 +92,11 @@ def open_model(
 def _open_directory(name: str, folder: Path, config_only: bool) -> ModelFiles:
     config = read_hf_config(read_json_object(folder / "config.json"), str(folder / "config.json"))
     if config_only:
-        return ModelFiles(name=name, path=folder, format="safetensors", config=config)
+        return ModelFiles(name=name, path=folder, config=config)
     tokenizer = read_tokenizer_files(folder)
     return ModelFiles(
         name=name,
         path=folder,
-        format="safetensors",
         config=config,
         tokenizer_json=tokenizer.tokenizer_json,
         tokenizer_config=tokenizer.tokenizer_config,
@@ -114,7 +111,6 @@ def _open_gguf(name: str, path: Path) -> ModelFiles:
     return ModelFiles(
         name=name,
         path=path,
-        format="gguf",
         config=read_gguf_config(file),
         gguf_metadata=file.metadata,
         generation_config=gguf_generation_config(file),

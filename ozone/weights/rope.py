@@ -10,7 +10,7 @@ import math
 from typing import Any, Literal
 
 from ozone.config.model import RopeConfig
-from ozone.weights.fields import MAX_SIZE, Fields
+from ozone.weights.fields import MAX_CONTEXT, Fields
 from ozone.weights.files import shown
 
 Scaling = Literal["none", "linear", "llama3", "yarn"]
@@ -53,7 +53,15 @@ def usable_context(max_position: int, rope: RopeConfig) -> int:
     stretched = {"linear": max_position, "yarn": rope.original_max_position}.get(
         rope.scaling, 0
     ) * rope.factor
-    return min(max(max_position, int(stretched)), MAX_SIZE)
+    return min(max(max_position, int(stretched)), MAX_CONTEXT)
+
+
+def read_theta(fields: Fields, key: str, default: float) -> float:
+    """The base of the frequencies, above 1: at 1 all columns would turn alike."""
+    theta = fields.number(key, default)
+    if theta <= 1.0:
+        raise fields.fail(key, f"is {shown(theta)}, not a number greater than 1")
+    return theta
 
 
 def _section(fields: Fields, value: Any) -> dict[str, Any]:
@@ -67,14 +75,14 @@ def _rope(fields: Fields, values: dict[str, Any]) -> RopeConfig:
     if rope.number("partial_rotary_factor", 1.0) != 1.0:
         raise rope.fail("partial_rotary_factor", "other than 1 is not supported for this architecture")
     scaling = _scaling(rope)
-    theta = rope.number("rope_theta", DEFAULT_THETA)
+    theta = read_theta(rope, "rope_theta", DEFAULT_THETA)
     if scaling == "none":
         return RopeConfig(theta=theta)
     if scaling == "linear":
         return RopeConfig(theta=theta, scaling=scaling, factor=_required(rope, "factor"))
-    max_position = fields.size("max_position_embeddings")
-    trained = fields.optional_size("original_max_position_embeddings") or rope.size(
-        "original_max_position_embeddings", max_position
+    max_position = fields.size("max_position_embeddings", most=MAX_CONTEXT)
+    trained = fields.optional_size("original_max_position_embeddings", MAX_CONTEXT) or rope.size(
+        "original_max_position_embeddings", max_position, MAX_CONTEXT
     )
     if scaling == "llama3":
         low, high = _required(rope, "low_freq_factor"), _required(rope, "high_freq_factor")

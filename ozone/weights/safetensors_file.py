@@ -47,7 +47,6 @@ class SafetensorsFile:
 
     Attributes:
         path: the file.
-        metadata: its ``__metadata__``.
         tensors: by name: type, shape, first byte in the file, size in bytes.
     """
 
@@ -56,7 +55,8 @@ class SafetensorsFile:
         self.path = path
         self._data = map_file(path)
         header, self._start = self._read_header()
-        self.metadata: dict[str, Any] = _string_map(header.pop(METADATA, {}), path)
+        if not isinstance(header.pop(METADATA, {}), dict):
+            raise self._fail(f"{METADATA} is not an object")
         self.tensors = {name: self._tensor(name, entry) for name, entry in header.items()}
         self._refuse_gaps_and_overlaps()
 
@@ -120,9 +120,3 @@ class SafetensorsFile:
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
-
-
-def _string_map(value: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path}: damaged safetensors file: {METADATA} is not an object")
-    return value

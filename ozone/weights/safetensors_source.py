@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from ozone.errors import ModelFileError
 from ozone.weights.files import MAX_JSON_BYTES, parse_json_object, read_text, shown
@@ -28,10 +27,10 @@ class SafetensorsWeights:
         """Maps and checks every file; `ModelFileError` where one is missing or not sound."""
         self._folder = folder
         if (folder / INDEX).is_file():
-            self._files, self._where = _open_shards(folder / INDEX)
+            self._where = _open_shards(folder / INDEX)
         else:
             file = SafetensorsFile(single_file(folder))
-            self._files, self._where = [file], dict.fromkeys(file.tensors, file)
+            self._where = dict.fromkeys(file.tensors, file)
         self._names = [name for name in self._where if not name.endswith(_NOT_WEIGHTS)]
 
     @property
@@ -40,9 +39,6 @@ class SafetensorsWeights:
 
     def names(self) -> Collection[str]:
         return self._names
-
-    def metadata(self) -> dict[str, Any]:
-        return {key: value for file in self._files for key, value in file.metadata.items()}
 
     def get(self, name: str) -> RawTensor:
         file = self._where.get(name)
@@ -64,13 +60,13 @@ def single_file(folder: Path) -> Path:
     raise ModelFileError(f"{folder}: no safetensors files")
 
 
-def _open_shards(index: Path) -> tuple[list[SafetensorsFile], dict[str, SafetensorsFile]]:
+def _open_shards(index: Path) -> dict[str, SafetensorsFile]:
     weight_map = read_index(index)
     files = {name: SafetensorsFile(index.parent / name) for name in sorted(set(weight_map.values()))}
     for tensor, shard in weight_map.items():
         if tensor not in files[shard].tensors:
             raise ModelFileError(f"{index}: the tensor {shown(tensor)} is not in {shard}")
-    return list(files.values()), {tensor: files[shard] for tensor, shard in weight_map.items()}
+    return {tensor: files[shard] for tensor, shard in weight_map.items()}
 
 
 def read_index(index: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,4 @@ class WeightSource(Protocol):
 
     def get(self, name: str) -> RawTensor:
         """The tensor of that canonical name; `ModelFileError` where there is none. Thread-safe."""
-        ...
-
-    def metadata(self) -> dict[str, Any]:
-        """Format-specific metadata (GGUF key-values, safetensors ``__metadata__``)."""
         ...

@@ -56,7 +56,9 @@ def _chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | N
     if template is None:
         template = read_json_if_present(folder / "chat_template.json").get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        pairs = [(entry.get("name"), entry.get("template")) for entry in entries]
+        named = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
         template = named.get("default") or (next(iter(named.values())) if len(named) == 1 else None)
     if template is not None and not isinstance(template, str):
         raise ModelFileError(f"{folder}: the chat template is neither a text nor a list of named texts")

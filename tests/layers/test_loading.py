@@ -53,9 +53,6 @@ class DictSource:
         except KeyError:
             raise ModelFileError(f"{self.path}: tensor {name} is missing") from None
 
-    def metadata(self) -> dict[str, Any]:
-        return {}
-
 
 def source(config: ModelConfig = CONFIG) -> DictSource:
     hidden, inner = config.hidden_size, config.intermediate_size

@@ -14,11 +14,13 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repository:
-    """Files by revision; `gated`: files need an accepted licence; `private`: all needs a token."""
+    """Files by revision; `gated`: files need an accepted licence; `private`: all needs a token; `answer`:
+    what is said about the repository in place of what a hub says."""
 
     revisions: Mapping[str, Mapping[str, bytes]]
     gated: bool = False
     private: bool = False
+    answer: bytes | None = None
 
     def commit(self, revision: str) -> str | None:
         for name in self.revisions:
@@ -91,6 +93,8 @@ def serve_hub(repositories: Mapping[str, Repository]) -> Iterator[HubServer]:
             commit = repository.commit(rest[1] if rest else "main")
             if commit is None:
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+            if repository.answer is not None:
+                return 200, {"Content-Type": "application/json"}, repository.answer
             files = repository.files(commit)
             content: object
             if rest and rest[0] == "tree":

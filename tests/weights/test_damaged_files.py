@@ -10,11 +10,31 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from weights_helpers import LLAMA_CONFIG, gguf_model, llama_tensors, write_hf_model
+from weights_helpers import (
+    ARRAY,
+    BOOL,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    LLAMA_CONFIG,
+    LLAMA_ENTRIES,
+    STRING,
+    U8,
+    U16,
+    U32,
+    U64,
+    gguf_model,
+    llama_tensors,
+    write_hf_model,
+)
 
 from ozone.errors import ModelFileError
 from ozone.weights.gguf_file import StringArray
@@ -201,6 +221,41 @@ FAMILIES = st.sampled_from(["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3"])
 def test_any_values_in_a_config(tmp_path: Path, family: str, values: dict[str, object]) -> None:
     write_hf_model(tmp_path, {**LLAMA_CONFIG, "architectures": [f"{family}ForCausalLM"], **values})
     opens_or_is_refused(tmp_path)
+
+
+NUMBERS: dict[int, st.SearchStrategy[Any]] = {
+    U8: st.integers(0, 2**8 - 1), I8: st.integers(-(2**7), 2**7 - 1), U16: st.integers(0, 2**16 - 1),
+    I16: st.integers(-(2**15), 2**15 - 1), U32: st.integers(0, 2**32 - 1),
+    I32: st.integers(-(2**31), 2**31 - 1),
+    F32: st.floats(width=32), BOOL: st.integers(0, 1), U64: st.integers(0, 2**64 - 1),
+    I64: st.integers(-(2**63), 2**63 - 1), F64: st.floats(),
+}  # fmt: skip
+SCALARS = {**NUMBERS, STRING: st.text(max_size=6)}
+
+
+def arrays_of(elements: dict[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    kinds = st.sampled_from(sorted(elements))
+    return kinds.flatmap(lambda kind: st.tuples(st.just(kind), st.lists(elements[kind], max_size=3)))
+
+
+ANY_KIND = {**SCALARS, ARRAY: arrays_of({**SCALARS, ARRAY: arrays_of(SCALARS)})}
+ANY_VALUE = st.sampled_from(sorted(ANY_KIND)).flatmap(lambda kind: st.tuples(st.just(kind), ANY_KIND[kind]))
+METADATA_KEYS = [
+    *LLAMA_ENTRIES,
+    *("general.alignment", "split.count", "llama.expert_count", "llama.attn_logit_softcapping"),
+    *(f"general.sampling.{key}" for key in ("temp", "top_k", "top_p", "min_p", "penalty_repeat")),
+    *(f"llama.attention.{key}" for key in ("sliding_window", "key_length", "value_length", "scale")),
+    *(f"llama.rope.scaling.{key}" for key in ("type", "factor", "original_context_length", "attn_factor")),
+    *("llama.rope.scaling.yarn_beta_fast", "llama.rope.scaling.yarn_beta_slow", "llama.rope.scale_linear"),
+    *("tokenizer.ggml.bos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.add_bos_token"),
+]
+
+
+@quick
+@given(st.dictionaries(st.sampled_from(METADATA_KEYS), ANY_VALUE, min_size=1, max_size=3))
+def test_any_values_in_gguf_metadata(tmp_path: Path, values: dict[str, tuple[int, Any]]) -> None:
+    (tmp_path / "model.gguf").write_bytes(gguf_model(values))
+    opens_or_is_refused(tmp_path / "model.gguf")
 
 
 @pytest.mark.slow

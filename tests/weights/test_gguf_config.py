@@ -140,6 +140,11 @@ def test_a_llama_with_a_window_is_a_mistral(tmp_path: Path) -> None:
     assert_same(read(tmp_path, changes, llama_tensors() | UNTIED), hf)
 
 
+def test_a_window_of_zero_is_none(tmp_path: Path) -> None:
+    config = read(tmp_path, {"llama.attention.sliding_window": (U32, 0)})
+    assert (config.family, config.sliding_window) == ("llama", None)
+
+
 def test_rope_frequencies_become_divisors(tmp_path: Path) -> None:
     tensors = llama_tensors() | {"rope_freqs.weight": np.array([1, 1, 2.5, 32], np.float32)}
     assert read(tmp_path, tensors=tensors).rope.frequency_factors == (1.0, 1.0, 2.5, 32.0)
@@ -207,7 +212,16 @@ REFUSED: dict[str, tuple[Changes, str]] = {
         {"general.architecture": (STRING, "mamba")},
         "supported: llama, qwen2, qwen3",
     ),
-    "an architecture that is a number": ({"general.architecture": (U32, 5)}, "5 is not supported"),
+    "an architecture that is a number": ({"general.architecture": (U32, 5)}, "5, not a text"),
+    "two architectures": ({"general.architecture": (ARRAY, (U32, [1, 2]))}, "not a text"),
+    "a list of experts": ({"llama.expert_count": (ARRAY, (U32, [1, 2]))}, r"llama\.expert_count is array"),
+    "a list of parts": ({"split.count": (ARRAY, (U32, [1, 2]))}, r"split\.count is array"),
+    "more context than any model's": ({"llama.context_length": (U32, 2**31)}, "from 1 to 16777216"),
+    "a rope base of 1": ({"llama.rope.freq_base": (F32, 1.0)}, "is 1.0, not a number greater than 1"),
+    "more columns than memory": (
+        {"llama.attention.key_length": (U32, 2**25), "llama.attention.value_length": None},
+        "4 attention heads of 33554432 are more",
+    ),
     "experts": ({"llama.expert_count": (U32, 8)}, "mixture-of-experts"),
     "a part of a file": ({"split.count": (U32, 3)}, "one part of a split GGUF"),
     "no layers": ({"llama.block_count": (U32, 0)}, r"llama\.block_count is 0"),
@@ -231,6 +245,12 @@ REFUSED: dict[str, tuple[Changes, str]] = {
     ),
     "a token id of text": ({"tokenizer.ggml.eos_token_id": (STRING, "</s>")}, "not a token id"),
 }
+
+
+def test_recommended_sampling_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(gguf_model({"general.sampling.top_k": (ARRAY, (U32, [1, 2]))}))
+    with pytest.raises(ModelFileError, match=r"general\.sampling\.top_k is array"):
+        gguf_generation_config(GGUFFile(tmp_path / "model.gguf"))
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -262,6 +262,17 @@ def test_strings_without_text_cannot_keep_the_parser_busy_for_long(tmp_path: Pat
         GGUFFile(path)
 
 
+def test_arrays_within_arrays_are_limited(tmp_path: Path) -> None:
+    empty = struct.pack("<IQ", U8, 0)
+    for count, fits in ((1 << 16, True), ((1 << 16) + 1, False)):
+        data = gguf_bytes([gguf_string("k") + struct.pack("<IIQ", ARRAY, ARRAY, count) + empty * count])
+        if fits:
+            assert len(opened(tmp_path, data).metadata["k"]) == count
+        else:
+            with pytest.raises(ModelFileError, match="more than it can hold"):
+                opened(tmp_path, data)
+
+
 @pytest.mark.parametrize("kind", [U8, I32, F32])
 def test_numeric_arrays_are_views_of_the_file(tmp_path: Path, kind: int) -> None:
     file = opened(tmp_path, gguf_bytes([gguf_entry("n", ARRAY, (kind, [1, 2, 3]))]))

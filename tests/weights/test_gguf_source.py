@@ -155,8 +155,24 @@ def _with_first_type(data: bytes, type_id: int) -> bytes:
 def test_rows_that_are_no_whole_heads_are_refused(tmp_path: Path) -> None:
     tensors = llama_tensors() | {"blk.0.attn_q.weight": np.zeros((31, 32), np.float32)}
     weights = opened(tmp_path, gguf_model(tensors=tensors))
-    with pytest.raises(ModelFileError, match="31 rows, not 4 heads of 8"):
+    with pytest.raises(ModelFileError, match=r"shape \(31, 32\), not rows of 4 heads of 8"):
         weights.get("model.layers.0.self_attn.q_proj.weight")
+
+
+def test_a_single_number_in_place_of_a_matrix_is_refused(tmp_path: Path) -> None:
+    tensors = llama_tensors() | {"blk.0.attn_k.weight": np.float32(1).reshape(())}
+    weights = opened(tmp_path, gguf_model(tensors=tensors))
+    with pytest.raises(ModelFileError, match=r"shape \(\), not rows of 2 heads of 8"):
+        weights.get("model.layers.0.self_attn.k_proj.weight")
+
+
+def test_a_bias_in_blocks_is_refused(tmp_path: Path) -> None:
+    row = gguf_tensor_row("blk.0.attn_q.bias", (32,), 0, 0)
+    data = gguf_model(tensors={"blk.0.attn_q.bias": np.zeros(32, np.float32)} | llama_tensors())
+    q4_0 = gguf_tensor_row("blk.0.attn_q.bias", (32,), 2, 0)
+    weights = opened(tmp_path, data.replace(row, q4_0))
+    with pytest.raises(ModelFileError, match=r"bias 'blk.0.attn_q.bias' is Q4_0; plain numbers"):
+        weights.get("model.layers.0.self_attn.q_proj.bias")
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:

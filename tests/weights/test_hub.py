@@ -32,7 +32,8 @@ for arguments in json.loads(sys.argv[1]):
         model = open_model(**arguments)
         names = [] if config_only else sorted(model.open_weights().names())
         answers.append({
-            "format": model.format, "path": str(model.path), "names": names,
+            "format": "gguf" if model.path.is_file() else "safetensors",
+            "path": str(model.path), "names": names,
             "layers": model.config.num_layers,
             "theta": model.config.rope.theta, "template": model.chat_template,
             "tokenizer": model.tokenizer_json and str(model.tokenizer_json),
@@ -41,6 +42,16 @@ for arguments in json.loads(sys.argv[1]):
         answers.append({"error": str(error)})
 print(json.dumps(answers))
 """
+
+
+BAD_ANSWERS = {
+    "html": b"<html>log in first</html>",
+    "list": b"[]",
+    "number": b'{"id": "owner/number", "sha": "0", "siblings": [{"rfilename": 5}]}',
+    "commit": b'{"id": "owner/commit", "sha": "../..", "siblings": [{"rfilename": "config.json"}]}',
+    "outside": b'{"id": "owner/outside", "sha": "0", "siblings": '
+    b'[{"rfilename": "../../x.gguf"}, {"rfilename": "/x.gguf"}]}',
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +83,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
         "owner/pickles": Repository({"main": {"config.json": b"{}", "pytorch_model.bin": b"\x80\x04."}}),
         "owner/gated": Repository({"main": main}, gated=True),
         "owner/private": Repository({"main": main}, private=True),
+        **{
+            f"owner/{name}": Repository({"main": main}, answer=answer) for name, answer in BAD_ANSWERS.items()
+        },
     }
     with serve_hub(repositories) as server:
         yield server
@@ -183,6 +197,14 @@ def test_what_the_hub_refuses_is_explained(hub: HubServer, tmp_path: Path) -> No
         f"owner/gated: is gated: accept its terms at {hub.url}/owner/gated and set HF_TOKEN"
     )
     assert pickles["error"].startswith("owner/pickles: pickle files can run code")
+
+
+def test_an_answer_that_is_no_hub_s_is_one_clear_line(hub: HubServer, tmp_path: Path) -> None:
+    *malformed, outside = start(hub.url, tmp_path, *(f"owner/{name}" for name in BAD_ANSWERS))
+    for name, answer in zip(BAD_ANSWERS, malformed, strict=False):
+        assert answer["error"] == f"owner/{name}: cannot be fetched: {hub.url} did not answer as a hub does"
+    assert outside["error"] == "owner/outside: the repository has neither a config.json nor GGUF files"
+    assert not any("x.gguf" in path for _, path, _ in hub.requests)
 
 
 def test_the_token_opens_private_and_gated_models(hub: HubServer, tmp_path: Path) -> None:

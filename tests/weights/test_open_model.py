@@ -23,7 +23,7 @@ def test_the_default_model_is_the_embedded_one() -> None:
     data = model.path.read_bytes()
     assert len(data) == 98_362_432
     assert hashlib.sha256(data).hexdigest().startswith("b179c9523d0e6a0f98a330c7562b6827")
-    assert (model.name, model.format, model.tokenizer_json) == ("smollm2", "gguf", None)
+    assert (model.name, model.path.suffix, model.tokenizer_json) == ("smollm2", ".gguf", None)
     assert model.config.family == "llama"
     assert (model.config.num_layers, model.config.hidden_size, model.config.vocab_size) == (30, 576, 49152)
     assert model.config.tie_word_embeddings
@@ -59,7 +59,7 @@ def test_a_directory_in_hugging_face_s_layout(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>", "chat_template": "T"}')
     (folder / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": [2, 7]}')
     model = open_model(str(folder))
-    assert (model.path, model.format, model.gguf_metadata) == (folder, "safetensors", None)
+    assert (model.path, model.gguf_metadata) == (folder, None)
     assert model.tokenizer_json == folder / "tokenizer.json"
     assert model.tokenizer_config["bos_token"] == "<s>"
     assert model.generation_config == {"temperature": 0.6, "eos_token_id": [2, 7]}
@@ -91,7 +91,7 @@ def test_a_gguf_file_and_the_only_gguf_file_of_a_directory(tmp_path: Path) -> No
 
 def test_a_gguf_file_is_known_by_its_bytes_too(tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(gguf_model())
-    assert open_model(str(tmp_path / "blob")).format == "gguf"
+    assert open_model(str(tmp_path / "blob")).gguf_metadata is not None
 
 
 TEMPLATES: list[tuple[dict[str, Any], str | None]] = [
@@ -107,6 +107,14 @@ TEMPLATES: list[tuple[dict[str, Any], str | None]] = [
         "D",
     ),
     ({"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "E"}]}}, "E"),
+    (
+        {
+            "tokenizer_config.json": {
+                "chat_template": [{"name": ["x"], "template": "X"}, {"name": "n", "template": 5}, 7]
+            }
+        },
+        None,
+    ),
     ({"tokenizer_config.json": {}}, None),
 ]
 
