@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -14,16 +15,18 @@ from ozone.config.command_line import ArgumentParser, add_engine_arguments, engi
 from ozone.config.keys import KEYS
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
-from ozone.config.resolve import resolve
+from ozone.config.resolve import resolve_settings, unbuilt, unstartable
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import plain, show
 from ozone.errors import ModelFileError
 from ozone.native import library
 from ozone.platforms.cpu import detect
+from ozone.server.settings import add_server_arguments, server_settings
 
 _DESCRIPTION = """\
 Show what would be in force with these flags: every setting, its value, who set it and why.
-Without MODEL the settings are those of the default model, if it is installed."""
+Without MODEL the settings are those of the default model, if it is installed.
+The flags of ozone serve are accepted too, and change nothing here."""
 
 # Wider than any line.
 _NO_WRAP = 10_000
@@ -37,15 +40,25 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the machine's facts too")
     add_engine_arguments(parser, model="both")
+    _add_silent_server_arguments(parser)
     namespace = parser.parse_args(argv)
+    server_settings(namespace)  # only checked: none of them is a setting of the engine
     args = engine_args(namespace)
     facts = dataclasses.replace(detect(), native=library() is not None)
-    config = resolve(args, _read_model(args), facts)
+    config = resolve_settings(args, _read_model(args), facts)
     if namespace.json:
         print(json.dumps(as_json(config), indent=2))
     else:
         print(as_text(config, facts, verbose=namespace.verbose, width=_width()))
     return 0
+
+
+def _add_silent_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """The server's flags, so that a command line of `ozone serve` works here; help does not show them."""
+    shown = len(parser._actions)
+    add_server_arguments(parser)
+    for action in parser._actions[shown:]:
+        action.help = argparse.SUPPRESS
 
 
 def _read_model(args: EngineArgs) -> ModelConfig | None:
@@ -87,8 +100,10 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
             for field in dataclasses.fields(facts)
         ]
     lines = _table(rows, width)
-    if config.notices:
-        lines += ["", *(f"note: {notice}" for notice in config.notices)]
+    missing = (unbuilt(config), unstartable(config))
+    notes = [*config.notices, *(note for note in missing if note is not None)]
+    if notes:
+        lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
 
 

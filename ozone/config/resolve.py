@@ -26,10 +26,10 @@ from ozone.config.schema import (
     SchedulerConfig,
     Setting,
 )
-from ozone.config.unbuilt import unbuilt
+from ozone.config.unbuilt import unbuilt, unstartable
 from ozone.errors import ConfigError
 
-__all__ = ["resolve", "resolve_settings", "unbuilt"]
+__all__ = ["resolve", "resolve_settings", "unbuilt", "unstartable"]
 
 _LEVEL = "optimization_level"
 
@@ -40,9 +40,8 @@ def resolve(args: EngineArgs, model: ModelConfig | None, platform: PlatformFacts
     `model` may be None, where only settings are of interest.
     """
     config = resolve_settings(args, model, platform)
-    if config.parallel.tensor_parallel_size > 1:
-        size = config.parallel.tensor_parallel_size
-        raise ConfigError(f"--tensor-parallel-size {size}: tensor parallelism is not built yet; only 1 works")
+    if (reason := unstartable(config)) is not None:
+        raise ConfigError(reason)
     return config
 
 

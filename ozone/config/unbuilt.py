@@ -5,6 +5,14 @@ from __future__ import annotations
 from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig
 
 
+def unstartable(config: OzoneConfig) -> str | None:
+    """One line where `config` asks for what cannot be started at all, or None."""
+    size = config.parallel.tensor_parallel_size
+    if size > 1:
+        return f"--tensor-parallel-size {size}: tensor parallelism is not built yet; only 1 works"
+    return None
+
+
 def unbuilt(config: OzoneConfig) -> str | None:
     """One warning line where `config` asks for more than `-O0` does, or None."""
     missing = []

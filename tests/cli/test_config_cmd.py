@@ -86,7 +86,7 @@ def test_the_table_has_a_line_for_every_setting(capsys: pytest.CaptureFixture[st
     assert "FULL_DECODE_ONLY" in by_flag["-cc.cudagraph_mode"]
     assert "required by -cc.mode" in by_flag["-cc.cudagraph_mode"]
     assert "user" in by_flag["-cc.mode"]
-    assert sum(line.startswith("note: ") for line in lines) == 2
+    assert sum(line.startswith("note: ") for line in lines) == 3
 
 
 def test_columns_are_aligned_and_wrap_to_a_narrow_terminal() -> None:
@@ -136,6 +136,45 @@ def test_the_environment_forces_an_instruction_set(
         config_cmd.main([llama])
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_level_whose_machinery_is_missing_says_how_it_executes(
+    capsys: pytest.CaptureFixture[str], llama: str, level: int
+) -> None:
+    config_cmd.main([llama, f"-O{level}"])
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert f"-O{level} runs as -O0 for now" in notes[0]
+    config_cmd.main([llama, "-O0"])
+    assert "note: " not in capsys.readouterr().out
+    assert list(as_json(capsys, llama, f"-O{level}")) == list(KEYS)
+
+
+def test_several_processes_resolve_in_full_and_are_said_to_be_missing(
+    capsys: pytest.CaptureFixture[str], llama: str
+) -> None:
+    settings = as_json(capsys, llama, "-tp", "2")
+    assert settings["parallel.tensor_parallel_size"]["value"] == 2
+    assert settings["compilation_config.pass_config.fuse_allreduce_rms"]["value"] is True
+    config_cmd.main([llama, "-tp", "2", "-O0"])
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: --tensor-parallel-size 2: tensor parallelism is not built yet; only 1 works"]
+
+
+def test_a_command_line_of_the_server_can_be_pasted(capsys: pytest.CaptureFixture[str], llama: str) -> None:
+    serve = ["--host=0.0.0.0", "--port", "9000", "--api-key", "secret", "--disable-log-requests"]
+    serve += ["--enable-log-requests", "--disable-uvicorn-access-log", "--uvicorn-log-level", "info"]
+    assert as_json(capsys, llama, "-O1", *serve) == as_json(capsys, llama, "-O1")
+
+
+def test_help_does_not_show_the_servers_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        config_cmd.main(["--help"])
+    text = capsys.readouterr().out
+    assert "--max-model-len" in text
+    assert "--port" not in text
+    assert "HTTP server" not in text
+
+
 def test_no_slow_import(llama: str) -> None:
     code = (
         "import sys; from ozone.cli.main import main;"
@@ -154,7 +193,7 @@ def test_no_slow_import(llama: str) -> None:
         (["-cc.mod=3"], "-cc.mod: there is no such key; did you mean mode?"),
         (["--trust-remote-code"], "--trust-remote-code: Ozone never runs code that comes with a model"),
         (["-cc.mode=NONE", "-cc.cudagraph_mode=PIECEWISE"], "contradict each other"),
-        (["-tp", "2"], "tensor parallelism is not built yet"),
+        (["--port=70000"], "--port 70000: a port is 0 (any free one) to 65535"),
         (["--max-model-len=1000"], "max_position is 512"),
     ],
 )
