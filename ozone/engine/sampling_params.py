@@ -20,7 +20,7 @@ from ozone.errors import RequestError
 GREEDY_TEMPERATURE = 1e-5
 
 # Arguments of vLLM's SamplingParams that Ozone lacks, with the value that means "not used".
-_MISSING_ARGUMENTS: Mapping[str, object] = {
+MISSING_ARGUMENTS: Mapping[str, object] = {
     "best_of": None,
     "detect_repetition": None,
     "extra_args": None,
@@ -54,9 +54,9 @@ def _answers_unknown_arguments(cls: type[_Class]) -> type[_Class]:
         known = {f.name for f in fields(self) if f.init}
         for name in kwargs.keys() - known:
             value = kwargs.pop(name)
-            if name not in _MISSING_ARGUMENTS:
+            if name not in MISSING_ARGUMENTS:
                 raise _unknown_argument(name, known)
-            if value != _MISSING_ARGUMENTS[name]:
+            if value != MISSING_ARGUMENTS[name]:
                 raise RequestError(f"vLLM has the sampling parameter {name}; Ozone does not", param=name)
         generated(self, *args, **kwargs)
 

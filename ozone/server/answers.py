@@ -123,7 +123,9 @@ async def answer_with(
             param="prompt",
         )
     generation = context.generation(answer.envelope.id)
-    generation.submit(prompts, params, priority=body.priority, arrival_time=arrival_time)
+    generation.submit(
+        prompts, params, priority=body.priority, cache_salt=body.cache_salt, arrival_time=arrival_time
+    )
     if context.state.settings.log_requests:
         lengths = [len(prompt) for prompt in prompts]
         logger.info("%s: prompt tokens %s, %s", answer.envelope.id, lengths, params[0])

@@ -52,7 +52,7 @@ class ChatAnswer:
         self.envelope = Envelope("chatcmpl", kind, context.model_name, body, Usage(len(prompt)))
         self._body = body
         self._prompt = prompt
-        self._names = TokenNames(context.state.tokenizer, bool(body.return_tokens_as_token_ids))
+        self._names = TokenNames(context.state.tokenizer, body.return_tokens_as_token_ids)
         self._started: set[int] = set()
         self._collector = OutputCollector(self.envelope.id, None, prompt, body.n)
 

@@ -58,7 +58,7 @@ def _params(context: ServerContext, body: CompletionRequest, prompt_len: int) ->
 @dataclasses.dataclass
 class _Prompt:
     token_ids: list[int]
-    text: str
+    text: str | None  # None until it is wanted, where the prompt came as token ids
     logprobs: list[LogprobsOfToken | None] | None = None
 
 
@@ -75,9 +75,10 @@ class CompletionAnswer:
         usage = Usage(sum(map(len, prompts)))
         self.envelope = Envelope("cmpl", "text_completion", context.model_name, body, usage)
         self._body = body
-        self._names = TokenNames(context.state.tokenizer, bool(body.return_tokens_as_token_ids))
+        self._tokenizer = context.state.tokenizer
+        self._names = TokenNames(self._tokenizer, body.return_tokens_as_token_ids)
         self._prompts = [
-            _Prompt(token_ids, self._echoed(context, given, token_ids))
+            _Prompt(token_ids, given if isinstance(given, str) else None)
             for given, token_ids in zip(body.prompt, prompts, strict=True)
         ]
         self._choices: dict[tuple[int, int], _Choice] = {}
@@ -85,13 +86,6 @@ class CompletionAnswer:
             OutputCollector(self.envelope.id, None, prompt, each.n)
             for prompt, each in zip(prompts, params, strict=True)
         ]
-
-    def _echoed(self, context: ServerContext, given: str | list[int], token_ids: list[int]) -> str:
-        if not self._body.echo:
-            return ""
-        if isinstance(given, str):
-            return given
-        return context.state.tokenizer.decode(token_ids, self._body.skip_special_tokens)
 
     def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
         if arrivals is None:
@@ -141,6 +135,8 @@ class CompletionAnswer:
 
     def _choice(self, prompt_index: int, index: int) -> _Choice:
         prompt = self._prompts[prompt_index]
+        if self._body.echo and prompt.text is None:  # By now the engine has found the ids to be tokens.
+            prompt.text = self._tokenizer.decode(prompt.token_ids, self._body.skip_special_tokens)
         return _Choice(prompt_index * self._body.n + index, prompt, self._body, self._names)
 
 
@@ -184,7 +180,7 @@ class _Choice:
                 piece["prompt_token_ids"] = self._prompt.token_ids
         known: list[LogprobsOfToken | None] = list(logprobs or [])
         if self._body.echo and not self._started:
-            piece["text"] = self._prompt.text + text
+            piece["text"] = (self._prompt.text or "") + text
             if self._prompt.logprobs is not None:
                 token_ids = self._prompt.token_ids + token_ids
                 known = self._prompt.logprobs + known

@@ -111,10 +111,10 @@ class Generation:
         params: Sequence[SamplingParams],
         *,
         priority: int,
+        cache_salt: str | None,
         arrival_time: float,
     ) -> None:
         """Queue every prompt, or none. Raises what `add_request` raises."""
-        self._bridge.open.add(self)
         try:
             for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
                 request_id = self.request_id if len(prompts) == 1 else f"{self.request_id}-{index}"
@@ -122,16 +122,26 @@ class Generation:
                 def post(delta: RequestDelta, index: int = index) -> None:
                     self._bridge.post(Arrival(self, index, delta, time.monotonic()))
 
-                self._engine.add_request(request_id, prompt, prompt_params, on_delta=post, priority=priority)
+                self._engine.add_request(
+                    request_id,
+                    prompt,
+                    prompt_params,
+                    on_delta=post,
+                    priority=priority,
+                    cache_salt=cache_salt,
+                )
                 self._submitted.append(request_id)
-                for choice in range(prompt_params.n):
-                    self._observers[index, choice] = self._metrics.observe(
-                        len(prompt), prompt_params, arrival_time
-                    )
-                self._bridge.num_running += prompt_params.n
         except BaseException:
-            self.close()
+            self._abort()
             raise
+        # No delta is handed out before this returns to the event loop. What was refused counts nowhere.
+        for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
+            for choice in range(prompt_params.n):
+                self._observers[index, choice] = self._metrics.observe(
+                    len(prompt), prompt_params, arrival_time
+                )
+        self._bridge.num_running += len(self._observers)
+        self._bridge.open.add(self)
 
     @property
     def running(self) -> bool:
@@ -192,8 +202,11 @@ class Generation:
                 observer.aborted()
             self._bridge.num_running -= len(self._observers)
             self._observers.clear()
-            for request_id in self._submitted:
-                self._engine.abort(request_id)
+            self._abort()
+
+    def _abort(self) -> None:
+        for request_id in self._submitted:
+            self._engine.abort(request_id)
 
     def watch(self, receive: Receive) -> Generation:
         """Look out for the client's disconnect until `close`."""

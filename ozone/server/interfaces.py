@@ -29,6 +29,7 @@ class EngineClient(Protocol):
         *,
         on_delta: OnDelta,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> None:
         """Queue a request; `on_delta` is called in the engine's thread. Raises RequestError."""
 

@@ -6,11 +6,12 @@ clients send them, except those that ask for something that would silently not h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+from ozone.engine.sampling_params import MISSING_ARGUMENTS
 from ozone.errors import RequestError
 
 MAX_PROMPTS = 2048
@@ -21,6 +22,12 @@ MAX_STRING_CHARACTERS = 16384
 
 # Field -> (what it asks for, values besides null and empty that ask for nothing).
 _UNSUPPORTED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    **{name: ("This sampling parameter", (unused,)) for name, unused in MISSING_ARGUMENTS.items()},
+    "best_of": ("Choosing the best of several completions", (1,)),
+    "detokenize": ("An answer without text", (True,)),
+    "skip_reading_prefix_cache": ("Bypassing the prefix cache", (False,)),
+    "vllm_xargs": ("Passing extra arguments", ()),
+    "kv_transfer_params": ("Moving the KV cache between servers", ()),
     "tools": ("Tool calling", ()),
     "tool_choice": ("Tool calling", ("none", "auto")),
     "functions": ("Function calling", ()),
@@ -50,7 +57,9 @@ def _strings(value: Any) -> list[str]:
     if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
         raise ValueError("expected a string or a list of strings")
     if len(strings) > MAX_STRINGS or sum(map(len, strings)) > MAX_STRING_CHARACTERS:
-        raise ValueError(f"at most {MAX_STRINGS} strings of {MAX_STRING_CHARACTERS} characters together")
+        raise ValueError(
+            f"at most {MAX_STRINGS} strings, together at most {MAX_STRING_CHARACTERS} characters"
+        )
     return strings
 
 
@@ -111,6 +120,19 @@ _Content = str | list[str | dict[str, Any]] | None
 Strings = Annotated[list[str], PlainValidator(_strings, _TextOrList)]
 
 
+def _null_means(default: Any) -> Callable[[Any], Any]:
+    return lambda value: default if value is None else value
+
+
+# Fields that may be null, which means what leaving them out does.
+Count = Annotated[
+    int, Field(ge=1, le=MAX_N), BeforeValidator(_null_means(1), Annotated[int, Field(ge=1, le=MAX_N)] | None)
+]
+Zero = Annotated[int, BeforeValidator(_null_means(0), int | None)]
+Off = Annotated[bool, BeforeValidator(_null_means(False), bool | None)]
+On = Annotated[bool, BeforeValidator(_null_means(True), bool | None)]
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
@@ -126,16 +148,16 @@ class _Body(BaseModel):
 class StreamOptions(_Body):
     """What a stream tells besides its text."""
 
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
+    include_usage: Off = False
+    continuous_usage_stats: Off = False
 
 
 class GenerationRequest(_Body):
     """What both kinds of generation take: OpenAI's sampling fields and vLLM's extra ones."""
 
     model: str | None = None
-    n: int = Field(default=1, ge=1, le=MAX_N)
-    stream: bool | None = False
+    n: Count = 1
+    stream: Off = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -152,17 +174,18 @@ class GenerationRequest(_Body):
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
-    min_tokens: int = 0
-    ignore_eos: bool = False
+    min_tokens: Zero = 0
+    ignore_eos: Off = False
     stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
+    include_stop_str_in_output: Off = False
+    skip_special_tokens: On = True
     prompt_logprobs: int | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: Strings = []
-    priority: int = 0
-    return_token_ids: bool | None = None
-    return_tokens_as_token_ids: bool | None = None
+    priority: Zero = 0
+    cache_salt: str | None = None
+    return_token_ids: Off = False
+    return_tokens_as_token_ids: Off = False
 
     def check(self) -> None:
         """Raise RequestError for what types alone do not show."""
@@ -177,10 +200,10 @@ class CompletionRequest(GenerationRequest):
     """The body of `/v1/completions`."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts, _Prompt)]
-    echo: bool | None = False
+    echo: Off = False
     logprobs: int | None = None
     best_of: int | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: On = True
 
     def check(self) -> None:
         super().check()
@@ -205,17 +228,17 @@ class Conversation(_Body):
     """What is rendered with the chat template."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
+    add_generation_prompt: On = True
+    continue_final_message: Off = False
     chat_template_kwargs: dict[str, Any] | None = None
-    add_special_tokens: bool = False
+    add_special_tokens: Off = False
 
 
 class ChatCompletionRequest(GenerationRequest, Conversation):
     """The body of `/v1/chat/completions`."""
 
     max_completion_tokens: int | None = None
-    logprobs: bool | None = False
+    logprobs: Off = False
     top_logprobs: int | None = None
 
     def check(self) -> None:
@@ -231,15 +254,15 @@ class TokenizeTextRequest(_Body):
 
     model: str | None = None
     prompt: str
-    add_special_tokens: bool = True
-    return_token_strs: bool | None = False
+    add_special_tokens: On = True
+    return_token_strs: Off = False
 
 
 class TokenizeChatRequest(Conversation):
     """The body of `/tokenize` for a conversation."""
 
     model: str | None = None
-    return_token_strs: bool | None = False
+    return_token_strs: Off = False
 
 
 class DetokenizeRequest(_Body):

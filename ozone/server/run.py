@@ -114,16 +114,17 @@ class DrainingServer(uvicorn.Server):
         threading.Thread(target=self._drain, name="ozone-drain", daemon=True).start()
 
     def _drain(self) -> None:
-        running = self._state.engine.stats().num_running + self._state.engine.stats().num_waiting
-        timeout = self._state.settings.shutdown_timeout
-        if running:
-            line = (
-                f"Shutting down: {running} requests may go on for {timeout:g} s; signal again to end at once"
-            )
-            print(line, file=sys.stderr, flush=True)
-        if not self._state.engine.drain(timeout):
-            self._state.engine.shutdown()  # ends what is left with "abort", which its clients are told
-        self.should_exit = True
+        try:
+            stats = self._state.engine.stats()
+            running = stats.num_running + stats.num_waiting
+            timeout = self._state.settings.shutdown_timeout
+            if running:
+                line = f"Shutting down: {running} requests may go on for {timeout:g} s"
+                print(f"{line}; signal again to end at once", file=sys.stderr, flush=True)
+            if not self._state.engine.drain(timeout):
+                self._state.engine.shutdown()  # ends what is left with "abort", which its clients are told
+        finally:
+            self.should_exit = True
 
 
 def _log_config() -> dict[str, object]:

@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,9 +90,10 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, help="port to listen on; 0 for any free one, which is printed (default: 8000)")
     add(
         "--api-key",
-        action="append",
+        nargs="+",
+        action="extend",
         metavar="KEY",
-        help=f"demand this key as a Bearer token, /health excepted; may be given again "
+        help=f"demand one of these keys as a Bearer token, /health excepted; may be given again "
         f"(default: ${API_KEY_VARIABLE}, else open)",
     )
     add(
@@ -182,8 +184,9 @@ def _check(settings: ServerSettings) -> None:
         raise ConfigError("--api-key: a key is one or more printable ASCII characters")
     if settings.max_request_bytes < 1:
         raise ConfigError(f"--max-request-bytes {settings.max_request_bytes}: must be at least 1")
-    if not settings.shutdown_timeout >= 0:
-        raise ConfigError(f"--shutdown-timeout {settings.shutdown_timeout}: must be 0 or more seconds")
+    if not 0 <= settings.shutdown_timeout <= threading.TIMEOUT_MAX:
+        most = f"{threading.TIMEOUT_MAX:.0f}"
+        raise ConfigError(f"--shutdown-timeout {settings.shutdown_timeout}: must be 0 to {most} seconds")
     if settings.root_path and not settings.root_path.startswith("/"):
         raise ConfigError(f"--root-path {settings.root_path}: must start with /")
     if settings.ssl_keyfile and not settings.ssl_certfile:

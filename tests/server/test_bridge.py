@@ -22,7 +22,7 @@ class SteppingEngine:
     def __init__(self) -> None:
         self.receivers = []
 
-    def add_request(self, request_id, prompt_token_ids, params, *, on_delta, priority=0) -> None:
+    def add_request(self, request_id, prompt_token_ids, params, *, on_delta, **how) -> None:
         self.receivers.append((request_id, on_delta))
 
     def abort(self, request_id: str) -> None:
@@ -55,7 +55,9 @@ def test_the_deltas_of_a_step_are_handed_out_together() -> None:
         readers = []
         for number in range(REQUESTS):
             generation = Generation(f"request-{number}", engine, bridge, metrics)
-            generation.submit([[1, 2]], [SamplingParams()], priority=0, arrival_time=time.monotonic())
+            generation.submit(
+                [[1, 2]], [SamplingParams()], priority=0, cache_salt=None, arrival_time=time.monotonic()
+            )
             readers.append(read(generation))
         assert len(bridge.open) == bridge.num_running == REQUESTS
         thread = threading.Thread(target=engine.run)

@@ -6,8 +6,25 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from server_stubs import RunningServer, greedy_text
 
+from ozone.server.requests import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeTextRequest,
+)
+from ozone.server.routes import REQUEST_MODELS
+
+PATHS: dict[type[BaseModel], str] = {
+    CompletionRequest: "/v1/completions",
+    ChatCompletionRequest: "/v1/chat/completions",
+    TokenizeTextRequest: "/tokenize",
+    TokenizeChatRequest: "/tokenize",
+    DetokenizeRequest: "/detokenize",
+}
 JSON = {"content-type": "application/json"}
 
 
@@ -76,6 +93,17 @@ def refused(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
         ("logprobs", -5),
         ("prompt_logprobs", 10**6),
         ("priority", "high"),
+        ("priority", 1),
+        ("cache_salt", ""),
+        ("cache_salt", 5),
+        ("spaces_between_special_tokens", False),
+        ("thinking_token_budget", 0),
+        ("flat_logprobs", True),
+        ("repetition_detection", {"max_pattern_size": 4}),
+        ("extra_args", {"a": 1}),
+        ("vllm_xargs", {"a": 1}),
+        ("skip_reading_prefix_cache", True),
+        ("detokenize", False),
         ("echo", "yes"),
         ("stream", "yes"),
         ("stream_options", {"include_usage": True}),
@@ -117,6 +145,9 @@ def test_a_bad_completion_field_is_refused(http: httpx.Client, field: str, value
         ("chat_template_kwargs", {"messages": []}),
         ("chat_template_kwargs", []),
         ("continue_final_message", True),
+        ("best_of", 2),
+        ("cache_salt", ""),
+        ("thinking_token_budget", 100),
     ],
 )
 def test_a_bad_chat_field_is_refused(http: httpx.Client, field: str, value: Any) -> None:
@@ -132,11 +163,35 @@ def test_a_bad_chat_field_is_refused(http: httpx.Client, field: str, value: Any)
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
         {"parallel_tool_calls": True, "reasoning_effort": "low", "unheard_of": [1, {"x": None}]},
         {"stop": None, "seed": None, "temperature": None, "stream": None, "n": 1, "logit_bias": None},
+        {"spaces_between_special_tokens": True, "detokenize": True, "flat_logprobs": False, "best_of": 1},
+        {"skip_reading_prefix_cache": False, "thinking_token_budget": None, "cache_salt": "salt"},
     ],
 )
 def test_harmless_fields_are_accepted(http: httpx.Client, fields: dict[str, Any]) -> None:
     body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, **fields}
     assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("model", REQUEST_MODELS)
+def test_null_means_what_leaving_a_field_out_does(http: httpx.Client, model: type[BaseModel]) -> None:
+    examples = {"prompt": "abc", "messages": [{"role": "user", "content": "hi"}], "tokens": [97]}
+    body = {name: examples[name] for name, field in model.model_fields.items() if field.is_required()}
+    nulls = dict.fromkeys(model.model_fields.keys() - body.keys())
+    assert model.model_validate(body | nulls).model_dump() == model.model_validate(body).model_dump()
+    answer = http.post(PATHS[model], json=body | nulls)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_of_no_tokens_is_refused_before_it_is_echoed(http: httpx.Client, stream: bool) -> None:
+    for token_id in (-2333238, 258, 10**30):
+        body = {"prompt": [[97, token_id]], "echo": True, "stream": stream}
+        assert refused(http.post("/v1/completions", json=body))["param"] == "prompt"
+
+
+def test_a_limit_on_strings_says_both_halves(http: httpx.Client) -> None:
+    error = refused(http.post("/v1/completions", json={"prompt": "x", "stop": "x" * 16385}))
+    assert "at most 256 strings, together at most 16384 characters" in error["message"]
 
 
 @pytest.mark.parametrize(

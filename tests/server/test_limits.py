@@ -150,6 +150,9 @@ def test_a_request_that_only_partly_fits_the_queue_leaves_nothing_behind() -> No
         started = time.monotonic()
         server.wait_until_idle()
         assert time.monotonic() - started < 1, "the refused request's prompts still ran"
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'finished_reason="length",model_name="stub"} 3.0' in metrics
+        assert 'finished_reason="abort",model_name="stub"} 0.0' in metrics
 
 
 def test_a_request_that_can_never_fit_the_queue_is_told_so() -> None:

@@ -173,6 +173,22 @@ def test_a_repeated_prompt_is_found_in_the_prefix_cache(api: openai.OpenAI) -> N
     assert answer.usage.prompt_tokens_details.cached_tokens >= 32
 
 
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+def test_a_cache_salt_keeps_tenants_apart(api: openai.OpenAI, kind: str) -> None:
+    text = f"the same long {kind} question, longer than a few blocks of the cache"
+
+    def cached_tokens(salt: str | None) -> int:
+        how = {"model": "stub", "max_tokens": 1, "extra_body": {"cache_salt": salt}}
+        if kind == "chat":
+            answer = api.chat.completions.create(messages=[{"role": "user", "content": text}], **how)
+        else:
+            answer = api.completions.create(prompt=text, **how)
+        return answer.usage.prompt_tokens_details.cached_tokens
+
+    assert [cached_tokens(salt) for salt in ("a", "b", None)] == [0, 0, 0]
+    assert all(cached_tokens(salt) >= 32 for salt in ("a", "b", None))
+
+
 def test_a_streamed_chat_equals_the_whole_one(api: openai.OpenAI) -> None:
     chunks = list(
         api.chat.completions.create(

@@ -119,6 +119,18 @@ def test_requests_that_outlast_the_shutdown_timeout_are_told(start) -> None:
     assert lines[-1] == "data: [DONE]"
 
 
+def test_a_drain_that_fails_still_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drain(timeout: float | None) -> bool:
+        raise OverflowError("timestamp too large")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with serving(make_state()) as server:
+        monkeypatch.setattr(server.state.engine, "drain", drain)
+        server.server.drain()
+        server.thread.join(10)
+        assert not server.thread.is_alive()
+
+
 def test_a_second_signal_ends_at_once(start) -> None:
     process = start("0.02", "--port", "0")
     thread, _ = process.stream_in_background(max_tokens=3000)

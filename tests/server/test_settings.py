@@ -27,7 +27,7 @@ def test_no_flags_are_the_defaults() -> None:
 
 def test_flags_become_settings() -> None:
     assert parse(
-        *["--host", "0.0.0.0", "--port", "0", "--api-key", "a", "--api-key", "b", "--root-path", "/llm"],
+        *["--host", "0.0.0.0", "--port", "0", "--api-key", "a", "b", "--api-key", "c", "--root-path", "/llm"],
         *["--allowed-origins", '["https://a.example", "https://b.example"]', "--allowed-headers", "x-one"],
         *["--allow-credentials", "--uvicorn-log-level", "info", "--disable-uvicorn-access-log"],
         *["--enable-log-requests", "--disable-fastapi-docs", "--max-request-bytes", "9"],
@@ -35,7 +35,7 @@ def test_flags_become_settings() -> None:
     ) == ServerSettings(
         host="0.0.0.0",
         port=0,
-        api_keys=("a", "b"),
+        api_keys=("a", "b", "c"),
         root_path="/llm",
         allowed_origins=("https://a.example", "https://b.example"),
         allowed_headers=("x-one",),
@@ -67,6 +67,8 @@ def test_the_key_may_come_from_the_environment_and_the_flag_wins(monkeypatch: py
         ["--max-request-bytes", "0"],
         ["--shutdown-timeout", "-1"],
         ["--shutdown-timeout", "nan"],
+        ["--shutdown-timeout", "inf"],
+        ["--shutdown-timeout", "1e10"],
         ["--root-path", "llm"],
         ["--allowed-origins", "[1]"],
         ["--allowed-origins", "[oops"],
