@@ -6,7 +6,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ozone.cli.generate import GenerationStats, add_sampling_arguments, sampling_changes
+from ozone.cli.generate import GenerationStats
+from ozone.cli.sampling_flags import add_sampling_arguments, sampling_changes
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.console import start_logging
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         description="Chat with a model in this terminal. Commands inside the chat:\n" + _HELP,
     )
     parser.add_argument("--system", metavar="TEXT", help="system message")
-    add_sampling_arguments(parser, leave_out=("n", "logprobs"))
+    add_sampling_arguments(parser, leave_out=("n", "logprobs", "prompt_logprobs"))
     add_engine_arguments(parser, model="both")
     namespace = parser.parse_args(argv)
     changes = {"max_tokens": None, **sampling_changes(namespace)}

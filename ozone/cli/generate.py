@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ozone.cli.logprobs import logprobs_json, logprobs_lines
+from ozone.cli.sampling_flags import add_sampling_arguments, sampling_changes
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.console import start_logging
@@ -19,43 +21,6 @@ from ozone.errors import RequestError
 if TYPE_CHECKING:
     from ozone.engine.outputs import RequestOutput
     from ozone.entrypoints.assemble import LoadedModel
-
-# Flags named like the fields of SamplingParams: (field, type, help).
-_SAMPLING_FLAGS: tuple[tuple[str, type, str], ...] = (
-    ("max_tokens", int, "most tokens to generate (default 256)"),
-    ("min_tokens", int, "fewest tokens to generate"),
-    ("temperature", float, "0 is greedy"),
-    ("top_p", float, "keep the smallest set of tokens with this much probability"),
-    ("top_k", int, "keep the k most likely tokens; 0 keeps all"),
-    ("min_p", float, "keep tokens at least this likely, relative to the likeliest"),
-    ("repetition_penalty", float, "above 1 discourages tokens that have occurred"),
-    ("presence_penalty", float, "-2 to 2, for tokens that were generated"),
-    ("frequency_penalty", float, "-2 to 2, for each time a token was generated"),
-    ("n", int, "completions to generate"),
-    ("logprobs", int, "also show this many likely tokens for each step"),
-)
-
-
-def add_sampling_arguments(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
-    """Flags for the fields of `SamplingParams`, without those in `leave_out`.
-
-    `--seed` is among the engine's flags: it seeds every request that has no seed of its own.
-    """
-    group = parser.add_argument_group("sampling")
-    for name, kind, text in _SAMPLING_FLAGS:
-        if name in leave_out:
-            continue
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
-    group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; may be repeated")
-    group.add_argument("--ignore-eos", action="store_true", help="go on after end-of-sequence")
-
-
-def sampling_changes(namespace: argparse.Namespace) -> dict[str, Any]:
-    """The sampling parameters that the user set, by field name of `SamplingParams`."""
-    changes: dict[str, Any] = {name: getattr(namespace, name, None) for name, _, _ in _SAMPLING_FLAGS}
-    changes["stop"] = namespace.stop
-    changes["ignore_eos"] = namespace.ignore_eos or None
-    return {name: value for name, value in changes.items() if value is not None}
 
 
 def main(argv: list[str]) -> int:
@@ -132,8 +97,8 @@ def _generate(loaded: LoadedModel, prompt: str, params: SamplingParams, namespac
     else:
         for completion in output.outputs:
             print(f"[{completion.index}] {completion.text}")
-    if params.logprobs is not None and not namespace.json:
-        _print_logprobs(output)
+    if not namespace.json:
+        _print_logprobs(output, loaded.tokenizer.token_text)
     if namespace.stats:
         print(f"{loaded.startup.line()}\n{stats.line(loaded.startup)}", file=sys.stderr)
     return 0
@@ -192,10 +157,12 @@ def _print_json(output: RequestOutput, stats: GenerationStats, loaded: LoadedMod
                 "token_ids": completion.token_ids,
                 "finish_reason": completion.finish_reason,
                 "stop_reason": completion.stop_reason,
+                "logprobs": logprobs_json(completion.logprobs),
             }
             for completion in output.outputs
         ],
         "prompt_token_ids": output.prompt_token_ids,
+        "prompt_logprobs": logprobs_json(output.prompt_logprobs),
         "time_to_first_token_seconds": stats.time_to_first_token,
         "seconds_from_process_start_to_first_token": (
             None if stats.first is None else loaded.startup.since_start(stats.first)
@@ -206,12 +173,11 @@ def _print_json(output: RequestOutput, stats: GenerationStats, loaded: LoadedMod
     print(json.dumps(report, ensure_ascii=False))
 
 
-def _print_logprobs(output: RequestOutput) -> None:
+def _print_logprobs(output: RequestOutput, token_text: Callable[[int], str]) -> None:
+    if output.prompt_logprobs is not None:
+        print("prompt:")
+        print("\n".join(logprobs_lines(output.prompt_token_ids, output.prompt_logprobs, token_text)))
     for completion in output.outputs:
-        for token_id, candidates in zip(completion.token_ids, completion.logprobs or [], strict=True):
-            ranked = sorted(candidates.items(), key=lambda item: -item[1].logprob)
-            shown = "  ".join(
-                f"{'*' if candidate == token_id else ''}{entry.decoded_token!r} {entry.logprob:.3f}"
-                for candidate, entry in ranked
-            )
-            print(f"  {shown}")
+        if completion.logprobs is not None:
+            print(f"output {completion.index}:")
+            print("\n".join(logprobs_lines(completion.token_ids, completion.logprobs, token_text)))

@@ -44,12 +44,34 @@ def test_the_prompt_may_come_from_stdin_or_a_file(source: str, tmp_path: Path) -
     assert report["seconds_from_process_start_to_first_token"] > report["time_to_first_token_seconds"]
 
 
+def test_json_holds_the_logprobs_of_prompt_and_output_that_were_asked_for() -> None:
+    words = ("-O0", "--temperature=0", "--max-tokens=2", "--json")
+    report = json.loads(ozone("generate", PROMPT, *words, "--logprobs=1", "--prompt-logprobs=0").stdout)
+    (output,) = report["outputs"]
+    chosen = [step[0]["token_id"] for step in output["logprobs"]]
+    assert chosen == output["token_ids"]
+    assert report["prompt_logprobs"][0] is None
+    assert [step[0]["token_id"] for step in report["prompt_logprobs"][1:]] == report["prompt_token_ids"][1:]
+
+
+def test_flags_of_sampling_reach_the_engine() -> None:
+    words = ["-O0", "--temperature=0", "--max-tokens=4", "--prompt-logprobs=1"]
+    words += ["--bad-words= Paris", "--stop", ".", "--include-stop-str-in-output"]
+    result = ozone("generate", PROMPT, *words)
+    assert result.returncode == 0, result.stderr
+    text, prompt, *lines = result.stdout.split("prompt:")
+    assert "Paris" not in text
+    assert not lines
+    assert len(prompt.strip().splitlines()) == len(PROMPT.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "needle"),
     [
         (["generate", "x", "--temperature", "hot"], "--temperature"),
         (["generate", "x", "--temperature", "-1"], "temperature"),
         (["generate", "x", "--top-q", "1"], "--top-p"),
+        (["generate", "x", "--logit-bias", '{"a": 1}'], "logit_bias"),
         (["generate", "x", "--model", "/no/such/dir"], "/no/such/dir"),
         (["generate", "x", "--file", "y"], "--file"),
         (["generate", "--file", "/no/such/file"], "/no/such/file"),
