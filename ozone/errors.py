@@ -37,3 +37,15 @@ class QueueFullError(RequestError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=429)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value of unknown size as a message may hold it: quoted, on one line, at most `limit` characters."""
+    text = repr(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
+    return clipped(text, limit)
+
+
+def clipped(text: str, limit: int = 300) -> str:
+    """Text of unknown size on one line, at most `limit` characters."""
+    line = " ".join(text[: 4 * limit].split())
+    return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 3] + "..."

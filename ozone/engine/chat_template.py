@@ -7,11 +7,13 @@ first template is checked or rendered.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ozone.errors import ConfigError, ModelFileError, RequestError
+from ozone.errors import ConfigError, ModelFileError, RequestError, clipped, shown
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -108,7 +110,13 @@ def read_chat_template(argument: str) -> str:
         return argument
     path = Path(argument).expanduser()
     try:
-        return path.read_text("utf-8")
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"--chat-template {path}: not a regular file")
+            content = file.read(MAX_TEMPLATE_CHARACTERS + 1)
+        if len(content) > MAX_TEMPLATE_CHARACTERS:
+            raise ConfigError(f"--chat-template {path}: larger than {MAX_TEMPLATE_CHARACTERS >> 20} MiB")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"--chat-template {path}: the file is not UTF-8 text") from None
     except (OSError, ValueError) as error:
@@ -116,6 +124,10 @@ def read_chat_template(argument: str) -> str:
         raise ConfigError(
             f"--chat-template {argument[:200]!r} is neither a Jinja template nor a readable file ({reason})"
         ) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer is no reason to hang
 
 
 class _Compiled:
@@ -129,24 +141,24 @@ class _Compiled:
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise ModelFileError(f"the chat template has more than {MAX_TEMPLATE_CHARACTERS} characters")
         self._environment = ChatTemplateEnvironment()
-        self._environment.meter.restart()
+        self._environment.budget.restart()
         try:
             tree = self._environment.parse(source)
             self.content_format = _content_format(tree)
             self._template = self._environment.from_string(tree)
         except TemplateSyntaxError as error:
             raise ModelFileError(
-                f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
+                f"the chat template is not valid Jinja: line {error.lineno}: {clipped(str(error.message))}"
             ) from None
         except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
-            raise ModelFileError(f"the chat template cannot be compiled: {error}") from None
+            raise ModelFileError(f"the chat template cannot be compiled: {clipped(str(error))}") from None
 
     def render(self, variables: dict[str, Any]) -> str:
         from ozone.engine.chat_template_sandbox import TemplateRefusalError
 
         pieces: list[str] = []
         length = 0
-        self._environment.meter.restart()
+        self._environment.budget.restart()
         try:
             for piece in self._template.generate(variables):
                 pieces.append(piece)
@@ -154,9 +166,11 @@ class _Compiled:
                 if length > MAX_PROMPT_CHARACTERS:
                     break
         except TemplateRefusalError as refusal:
-            raise RequestError(f"the chat template says: {refusal}", param="messages") from None
+            raise RequestError(
+                f"the chat template says: {clipped(str(refusal), 1000)}", param="messages"
+            ) from None
         except Exception as error:  # whatever a template can do wrong with these messages
-            what = " ".join(str(error).split()) or type(error).__name__
+            what = clipped(str(error)) or type(error).__name__
             raise RequestError(
                 f"the chat template cannot render these messages: {what}", param="messages"
             ) from error
@@ -229,7 +243,7 @@ def _part_text(part: Any, where: str) -> str:
     kind, text = part.get("type"), part.get("text")
     if kind != "text":
         raise RequestError(
-            f"{where}: a part of type {kind!r} is not supported, only 'text'", param="messages"
+            f"{where}: a part of type {shown(kind)} is not supported, only 'text'", param="messages"
         )
     if not isinstance(text, str):
         raise RequestError(f"{where}.text must be a string", param="messages")

@@ -6,221 +6,262 @@ meter here keeps it from running on or filling the memory. Importing this module
 
 from __future__ import annotations
 
-import json
-import re
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from datetime import datetime
 from functools import wraps
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.exceptions import SecurityError, TemplateRuntimeError, TemplateSyntaxError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.tests import TESTS as DEFAULT_TESTS
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MAX_SECONDS = 5.0  # a template takes milliseconds
-MAX_CHARACTERS = 64 << 20  # of all strings and lists made on the way
-MAX_INTEGER_BITS = 4096
+from ozone.engine.chat_template_budget import OBJECT, POINTER, Budget
+from ozone.engine.chat_template_filters import ATTRIBUTES, call_string_method, chat_template_filters
+from ozone.engine.chat_template_formats import check_brace_format, check_percent_format, check_time_format
 
-# These make a long string out of a number, and no chat template needs them.
-_PADDING_METHODS = {"center", "expandtabs", "ljust", "rjust", "translate", "zfill"}
-_PADDING_FILTERS = ("batch", "center", "pprint", "slice", "urlize", "wordwrap", "xmlattr")
-# These make one string of whatever they are given, lists of lists too.
-_TEXT_FILTERS = {
-    "capitalize", "e", "escape", "forceescape", "format", "indent", "lower", "replace", "safe", "string",
-    "striptags", "title", "tojson", "trim", "truncate", "upper", "urlencode", "wordcount",
+MAX_INTEGER_BITS = 4096
+ENTRY = 2 * OBJECT  # what a place in a dict costs, in characters
+
+# These look at no more than the type or identity of their value.
+_CHEAP_TESTS = {
+    "boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping", "none", "number",
+    "sameas", "sequence", "string", "true", "undefined",
 }  # fmt: skip
-_LONG_PERCENT_FIELD = re.compile(r"%[^a-zA-Z%]*(\*|\d{4})")
-_LONG_BRACE_FIELD = re.compile(r"\{[^{}]*(:[^{}]*\d{4}|\{)")  # or a width that is a field itself
 
 
 class TemplateRefusalError(TemplateRuntimeError):
     """The template called raise_exception: it refuses the conversation, and says why."""
 
 
-class _Meter(threading.local):
-    """What the rendering in this thread may still use up."""
-
-    deadline = 0.0
-    characters = 0
-
-    def restart(self) -> None:
-        self.deadline = time.monotonic() + MAX_SECONDS
-        self.characters = MAX_CHARACTERS
-
-    def tick(self) -> bool:
-        if time.monotonic() > self.deadline:
-            raise SecurityError(f"it runs for more than {MAX_SECONDS:.0f} s")
-        return True
-
-    def charge(self, characters: int) -> None:
-        self.characters -= characters
-        if self.characters < 0:
-            raise SecurityError(f"it builds more than {MAX_CHARACTERS} characters")
-
-
 class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox for one template. Each compilation and each rendering must begin with `meter.restart()`."""
+    """A sandbox for one template. Each compilation and each rendering must begin with `budget.restart()`."""
 
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
 
     def __init__(self) -> None:
         extensions = [LoopControlExtension, _GenerationTag]
-        self.meter = _Meter()
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=self._printable
-        )
-        for name in _PADDING_FILTERS:
-            del self.filters[name]
-        del self.globals["lipsum"]
-        self.filters["tojson"] = _to_json
-        self.filters = {name: self._metered(name, function) for name, function in self.filters.items()}
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = _strftime_now
-        self.globals["dict"] = _make_dict  # the type itself has methods that change their argument
-        self.globals["namespace"] = _PlainNamespace
+        self.budget = Budget()
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=self._output)
+        self.filters = chat_template_filters(self, self.budget)
+        self.tests = {name: self._metered_test(name, test) for name, test in DEFAULT_TESTS.items()}
+        self.globals = {
+            "dict": self._make_dict,
+            "namespace": self._make_namespace,
+            "raise_exception": self._raise_exception,
+            "range": self.globals["range"],
+            "strftime_now": _strftime_now,
+        }
 
-    def tick(self) -> bool:
-        """Called at the start of each turn of a loop and each macro; stops a template that takes too long."""
-        return self.meter.tick()
+    # What `_Instrument` puts into templates.
+
+    def turn(self, outputs: int) -> bool:
+        """Called at the start of each turn of a loop and each macro, with the number of its outputs."""
+        self.budget.tick()
+        self.budget.charge(POINTER * outputs)
+        return True
+
+    def comparable(self, value: Any, deep: bool) -> Any:
+        """An operand of a comparison. Not `deep` where the other one is a constant."""
+        self.budget.tick()
+        return self.budget.comparable(value) if deep else value
+
+    def built(self, value: Any) -> Any:
+        """A list, tuple or dict written out in the template."""
+        self.budget.tick()
+        self.budget.charge(OBJECT + len(value) * (ENTRY if isinstance(value, dict) else POINTER))
+        return value
+
+    def part(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """``value[start:stop:step]``."""
+        self.budget.tick()
+        places = slice(start, stop, step)
+        if isinstance(value, (str, list, tuple)):
+            size = len(range(len(value))[places])
+            self.budget.charge(size if isinstance(value, str) else OBJECT + POINTER * size)
+        return value[places]
+
+    def join_operands(self, *operands: Any) -> str:
+        """The ``~`` operator."""
+        return self.concat([self.budget.text(operand) for operand in operands])
+
+    # What Jinja calls.
 
     def concat(self, parts: Iterable[str]) -> str:
         """Joins the output of a block or macro."""
         parts = list(parts)
-        self.meter.charge(sum(map(len, parts)))
+        self.budget.charge(sum(map(len, parts)))
         return "".join(parts)
 
-    def join_operands(self, *operands: Any) -> str:
-        """The ``~`` operator."""
-        return self.concat([str(self._printable(operand)) for operand in operands])
+    def _output(self, value: Any) -> str:
+        """What ``{{ }}`` puts out."""
+        self.budget.charge(POINTER if isinstance(value, str) else OBJECT)
+        return self.budget.text(value)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Instrument().visit(super()._parse(source, name, filename))
         return tree
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if attr in _PADDING_METHODS and isinstance(obj, (str, bytes)):
-            return False
+        for kind, names in ATTRIBUTES.items():
+            if isinstance(obj, kind) and attr not in names:
+                return False
         return super().is_safe_attribute(obj, attr, value)
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return super().getitem(obj, self.budget.comparable(argument))
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        self.budget.tick()
         match operator, left, right:
-            case "+", (str() | list() | tuple()), (str() | list() | tuple()):
-                self.meter.charge(len(left) + len(right))
-            case "*", (str() | list() | tuple() | bytes()), int():
-                self.meter.charge(len(left) * max(right, 0))
-            case "*", int(), (str() | list() | tuple() | bytes()):
-                self.meter.charge(len(right) * max(left, 0))
+            case "%", str(), _:
+                check_percent_format(self.budget, left, right)
+                return self.budget.result(super().call_binop(context, operator, left, right))
+            case "+", str(), str():
+                self.budget.charge(len(left) + len(right))
+            case "+", (list() | tuple()), (list() | tuple()):
+                self.budget.charge(OBJECT + POINTER * (len(left) + len(right)))
+            case "*", (str() | list() | tuple()), int():
+                self._charge_repeated(left, right)
+            case "*", int(), (str() | list() | tuple()):
+                self._charge_repeated(right, left)
             case "*", int(), int():
                 _check_bits(left.bit_length() + right.bit_length())
             case "**", int(), int():
                 _check_bits(left.bit_length() * abs(right))
-            case "%", str() | bytes(), _:
-                _check_format(str(left))
+            case _, (int() | float()), (int() | float()):
+                pass
+            case "-", _, _ if isinstance(left, Set) or isinstance(right, Set):
+                raise SecurityError("it subtracts sets")
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            _check_format(str(value.__self__).replace("{{", ""), _LONG_BRACE_FIELD)
-        return wrapped
+        if wrapped is None or value.__name__ != "format":
+            return None
+        form = str(value.__self__)
+
+        def metered_format(*args: Any, **kwargs: Any) -> str:
+            check_brace_format(self.budget, form, [args, kwargs])
+            return wrapped(*args, **kwargs)
+
+        return metered_format
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", None)
-        if isinstance(owner, str) and args:
-            if name == "join":
-                args = (__self._joinable(owner, args[0]),)
-            elif name == "replace" and len(args) > 1:
-                __self._check_replace(owner, args[0], args[1])
-        __self.meter.tick()
-        return __self._charged(super().call(__context, __obj, *args, **kwargs))
+        budget = __self.budget
+        budget.tick()
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str):
+            return budget.result(call_string_method(budget, __obj, *args, **kwargs))
+        if owner is not None and owner is not __self:
+            for argument in (*args, *kwargs.values()):
+                budget.comparable(argument)
+            if isinstance(owner, (list, tuple)):
+                budget.comparable(owner)
+        result = super().call(__context, __obj, *args, **kwargs)
+        return result if isinstance(owner, dict) and __obj.__name__ == "get" else budget.result(result)
 
-    def _metered(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that checks its arguments and charges for its result."""
-        # Filters that ask for the context, the environment or such get it before the value.
-        first = 1 if hasattr(function, "jinja_pass_arg") else 0
-
-        @wraps(function)
+    def _metered_test(self, name: str, test: Any) -> Callable[..., Any]:
+        @wraps(test)
         def metered(*args: Any, **kwargs: Any) -> Any:
-            self.meter.tick()
-            value, rest = args[first], args[first + 1 :]
-            if name in _TEXT_FILTERS:
-                self._printable(value)
-            if name == "join" and "attribute" not in kwargs and len(rest) < 2:
-                separator = str(rest[0]) if rest else str(kwargs.get("d", ""))
-                args = (*args[:first], self._joinable(separator, value), *rest)
-            elif name == "replace" and len(rest) > 1:
-                self._check_replace(str(value), str(rest[0]), str(rest[1]))
-            elif name == "format":
-                _check_format(str(value))
-            elif name == "indent":
-                width = rest[0] if rest else kwargs.get("width", 4)
-                width = width if isinstance(width, int) else len(width)
-                self.meter.charge((str(value).count("\n") + 1) * width)
-            return self._charged(function(*args, **kwargs))
+            self.budget.tick()
+            if name not in _CHEAP_TESTS:
+                for argument in (*args, *kwargs.values()):
+                    self.budget.comparable(argument)
+            if name in ("lower", "upper"):
+                self.budget.text(args[0])
+            return test(*args, **kwargs)
 
         return metered
 
-    def _printable(self, value: Any) -> Any:
-        """The value itself, once its text is known to be of bearable length."""
-        if isinstance(value, (list, tuple, dict)):
-            open_ends: list[Any] = [value]
-            while open_ends:
-                match open_ends.pop():
-                    case str() as text:
-                        self.meter.charge(len(text))
-                    case list() | tuple() as items:
-                        self.meter.tick()
-                        self.meter.charge(8 * len(items))
-                        open_ends.extend(items)
-                    case dict() as entries:
-                        self.meter.charge(8 * len(entries))
-                        open_ends.extend(entries)
-                        open_ends.extend(entries.values())
-        return value
+    def _charge_repeated(self, value: Any, times: int) -> None:
+        size = len(value) * max(times, 0)
+        self.budget.charge(size if isinstance(value, str) else OBJECT + POINTER * size)
 
-    def _charged(self, result: Any) -> Any:
-        if isinstance(result, (str, list, tuple, dict)):
-            self.meter.charge(len(result))
-        return result
+    # What templates call.
 
-    def _joinable(self, separator: str, items: Iterable[Any]) -> list[Any]:
-        found = list(items)
-        self.meter.charge(sum(len(separator) + (len(i) if isinstance(i, str) else 1) for i in found))
-        return found
+    def _make_dict(self, pairs: Any = (), /, **entries: Any) -> dict[Any, Any]:
+        # The type itself has methods that change their argument.
+        given = pairs if isinstance(pairs, dict) else self.budget.collect(pairs)
+        self.budget.comparable(given)
+        self.budget.charge(OBJECT + ENTRY * (len(given) + len(entries)))
+        return dict(given, **entries)
 
-    def _check_replace(self, text: str, old: str, new: str) -> None:
-        self.meter.charge(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
+    def _make_namespace(self, pairs: Any = (), /, **entries: Any) -> _PlainNamespace:
+        return _PlainNamespace(self._make_dict(pairs, **entries))
+
+    def _raise_exception(self, message: Any) -> None:
+        raise TemplateRefusalError(self.budget.text(message))
 
 
 class _Instrument(NodeTransformer):
-    """Puts a tick into every loop and macro, and sends ``~`` through the meter."""
+    """Sends through the environment's budget what Jinja compiles to plain Python."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+        turn = _turn(node)
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_call("tick", [], node.lineno), lineno=node.lineno))
+        node.body.insert(0, nodes.ExprStmt(turn, lineno=node.lineno))
         if node.test is not None:  # a loop whose test is never true has no turns
-            node.test = nodes.And(_call("tick", [], node.lineno), node.test, lineno=node.lineno)
+            node.test = nodes.And(turn, node.test, lineno=node.lineno)
         return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
+        turn = _turn(node)
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_call("tick", [], node.lineno), lineno=node.lineno))
+        node.body.insert(0, nodes.ExprStmt(turn, lineno=node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return _call("join_operands", node.nodes, node.lineno)
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        sides: list[nodes.Compare | nodes.Operand] = [node, *node.ops]
+        deep = not any(isinstance(side.expr, nodes.Const) for side in sides)
+        for side in sides:
+            if not isinstance(side.expr, nodes.Const):
+                side.expr = _call("comparable", [side.expr, nodes.Const(deep)], node.lineno)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        ends = [end or nodes.Const(None) for end in (node.arg.start, node.arg.stop, node.arg.step)]
+        return _call("part", [node.node, *ends], node.lineno)
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _call("built", [node], node.lineno)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _call("built", [node], node.lineno) if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        for pair in node.items:
+            if not isinstance(pair.key, nodes.Const):
+                pair.key = _call("comparable", [pair.key, nodes.Const(True)], node.lineno)
+        return _call("built", [node], node.lineno)
+
+    def visit_ScopedEvalContextModifier(self, node: nodes.Node) -> nodes.Node:  # noqa: N802
+        raise TemplateSyntaxError("autoescape is for HTML", node.lineno)
+
 
 def _call(method: str, arguments: list[nodes.Expr], lineno: int) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(method), arguments, [], None, None, lineno=lineno)
+
+
+def _turn(node: nodes.Node) -> nodes.Call:
+    outputs = sum(len(output.nodes) for output in node.find_all(nodes.Output))
+    return _call("turn", [nodes.Const(outputs)], node.lineno)
 
 
 class _GenerationTag(Extension):
@@ -242,39 +283,11 @@ class _PlainNamespace(Namespace):
         super().__setitem__(name, value)
 
 
-def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    return dict(*args, **kwargs)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateRefusalError(str(message))
-
-
 def _strftime_now(form: str) -> str:
-    _check_format(form)
+    check_time_format(form)
     return datetime.now().strftime(form)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as it is written, without the escapes for HTML that Jinja's own filter adds."""
-    if isinstance(indent, int):
-        indent = min(indent, 64)
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
 
 
 def _check_bits(bits: int) -> None:
     if bits > MAX_INTEGER_BITS:
         raise SecurityError(f"it computes a number of more than {MAX_INTEGER_BITS} bits")
-
-
-def _check_format(form: str, long_field: re.Pattern[str] = _LONG_PERCENT_FIELD) -> None:
-    if long_field.search(form):
-        raise SecurityError("it formats a field of a thousand characters or more")

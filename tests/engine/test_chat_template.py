@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ozone.engine import chat_template_sandbox
+from ozone.engine import chat_template_budget
 from ozone.engine.chat_template import ChatTemplate, read_chat_template
-from ozone.errors import ConfigError, ModelFileError, RequestError
+from ozone.errors import ConfigError, ModelFileError, OzoneError, RequestError
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -266,10 +270,188 @@ def test_a_template_never_reaches_pythons_internals(attack: str) -> None:
     ],
 )
 def test_a_template_cannot_run_on_or_fill_the_memory(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template_sandbox, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(chat_template_budget, "MAX_SECONDS", 0.2)
     with pytest.raises((RequestError, ModelFileError)) as caught:
         render(bomb)
     assert "\n" not in str(caught.value)
+
+
+MILLION = "{% set i = 'a' * 1000000 %}"
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{% set b = range(90000)|list %}{{ ([b]*400)|sum(start=[])|length }}",
+        "{{ [1, 2, 3] | sum(start='') }}",
+        "{{ ('{' ~ ':' * 20000).format(1) }}",
+        "{{ ('{' ~ ':' * 4000).format(1) }}",
+        "{{ ('%(' * 2000) % {'a': 1} }}",
+        "{{ '%(a)100000000d' % {'a': 1} }}",
+        "{{ '%((a))100000000d' % {'(a)': 1} }}",
+        "{{ '%(a)100000000d' | format(a=1) }}",
+        "{{ '%.100000000d' % 1 }}",
+        "{{ '%a' % 1 }}",
+        "{{ '{0[}]:>100000000}'.format({'}': 'x'}) }}",
+        "{{ '{:>{}}'.format('x', 100000000) }}",
+        "{{ '{a:>100000000}'.format_map({'a': 1}) }}",
+        MILLION + "{{ ('%(a)s' * 800) % {'a': i} }}",
+        MILLION + "{{ ('{0}' * 1000).format(i) }}",
+        MILLION + "{{ namespace(a=[i] * 1000) | string }}",
+        MILLION + "{{ ([1] * 750) | tojson(indent=i) }}",
+        MILLION + "{{ ([1] * 750) | tojson(true, i) }}",
+        MILLION + "{{ [1, 2] | tojson(separators=(i, ':')) }}",
+        MILLION + "{{ ([i] * 80) | tojson }}",
+        "{% set n = namespace(s=1) %}{% for _ in range(150) %}{% set n.s = [n.s, n.s] %}{% endfor %}"
+        "{{ n.s | tojson(indent=16) }}",
+        MILLION + "{{ ([{'a': i}] * 500) | join('', attribute='a') }}",
+        MILLION + "{{ ([{'a': i}] * 500) | map(attribute='a') | join }}",
+        MILLION + "{{ ('a' * 250) | replace(old='a', new=i) }}",
+        MILLION + "{{ ('a' * 250).replace('a', i) }}",
+        MILLION + "{{ {'a': [i] * 1000}.values() | string }}",
+        MILLION + "{{ {'a': [i] * 1000}.items() }}",
+        MILLION + "{{ ([i] * 1000) | upper }}",
+        MILLION + "{{ ([i] * 1000) | sort | length }}",
+        MILLION + "{{ ([i] * 1000) is lower }}",
+        MILLION + "{{ raise_exception([i] * 1000) }}",
+        MILLION + "{{ ('a\n' * 500) | indent(i) }}",
+        "{{ ('a ' * 10000000).split() | length }}",
+        "{{ ('a,' * 10000000).split(sep=',') | length }}",
+        "{{ ('a\n' * 10000000).splitlines() | length }}",
+        "{{ ('é' * 20000000) | list | length }}",
+        "{{ ('<' * 30000000) | e }}",
+        "{{ ('a ' * 10000000) | title }}",
+        "{{ ('a' * 30000000).rfind('b' + 'a' * 10000000) }}",
+        "{{ ('a' * 10000000).strip('b' * 10000000 + 'a') }}",
+        "{{ ('a' * 10000000) | trim('b' * 10000000 + 'a') }}",
+        "{{ 5 | round(-1000000000) }}",
+        "{{ ('f' * 30000000) | int(0, 16) }}",
+        "{% set n = namespace(a=1, b=1) %}{% for _ in range(60) %}{% set n.a = [n.a, n.a] %}"
+        "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}",
+        "{% set n = namespace(a=1, b=1) %}{% for _ in range(60) %}{% set n.a = [n.a, n.a] %}"
+        "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a is eq(n.b) }}",
+        "{% set n = namespace(a=1) %}{% for _ in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}"
+        "{{ {n.a: 1} }}",
+        "{% set n = namespace(a=1) %}{% for _ in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}"
+        "{{ {}[n.a] }}{{ {}.get(n.a) }}",
+        "{% set n = namespace(a=1) %}{% for _ in range(60) %}{% set n.a = (n.a, n.a) %}{% endfor %}"
+        "{{ [1] | map(n.a) | list }}",
+        "{% set b = [0] * 2000000 %}{% set n = namespace(l=0) %}"
+        "{% for _ in range(9999) %}{% set n.l = [n.l, b[:]] %}{% endfor %}",
+        "{% set n = namespace(l=0) %}{% for _ in range(99999) %}"
+        "{% set n.l = [n.l, " + "[], " * 2000 + "] %}{% endfor %}",
+        "{% macro m() %}{% for a in range(9999) %}{% for b in range(9999) %}"
+        + "{{ b }}" * 100
+        + "{% endfor %}{% endfor %}{% endmacro %}{{ m() }}",
+        "{% autoescape true %}{{ '<' * 1000 }}{% endautoescape %}",
+    ],
+)
+def test_what_a_template_builds_is_refused_before_it_is_built(
+    bomb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template_budget, "MAX_SECONDS", 0.5)
+    template = ChatTemplate(bomb)
+    caught: OzoneError | None = None
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        template.render(USER)
+    except (RequestError, ModelFileError) as error:
+        caught = error
+    elapsed, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught is not None
+    assert peak < 200 << 20
+    assert elapsed < 5
+    assert "\n" not in str(caught) and len(str(caught)) < 1100
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ [1, 2.5] | sum }}|{{ [{'n': 1}, {'n': 2}] | sum(attribute='n', start=10) }}", "3.5|13"),
+        ("{{ '%(name)s is %(age)03d%%' % {'name': 'x', 'age': 7} }}", "x is 007%"),
+        ("{{ '%-4s|%5.1f' % ('a', 2.25) }}{{ '%s' % 3 }}{{ '%s=%s' | format('a', 1) }}", "a   |  2.23a=1"),
+        ("{{ '{0[a]}:{1:>3}{{}}{b!r}'.format({'a': 1}, 'x', b='y') }}", "1:  x{}'y'"),
+        ("{{ {'a': [1, {'b': none}]} | tojson(indent=2, separators=(',', ':'), sort_keys=true) }}",
+         '{\n  "a":[\n    1,\n    {\n      "b":null\n    }\n  ]\n}'),
+        ("{{ [{'a': 1}, {'a': 'x'}] | join('-', attribute='a') }}{{ [1, none, [2]] | join(d=',') }}",
+         "1-x1,None,[2]"),
+        ("{{ 'aXbX' | replace('X', 'yy', 1) }}{{ 'aXbX'.replace('X', 'z', 1) }}", "ayybXazbX"),
+        ("{{ {'b': 1, 'a': [2]}.items() }}{{ {'a': 1}.values() }}{{ {'a': 1}.keys() | list }}",
+         "dict_items([('b', 1), ('a', [2])])dict_values([1])['a']"),
+        ("{{ {'b': 1, 'a': 2} | dictsort }}{{ [3, 1, 2] | sort(reverse=true) }}{{ [1, 1] | unique | list }}",
+         "[('a', 2), ('b', 1)][3, 2, 1][1]"),
+        ("{{ 'a b  c'.split() }}{{ 'a,b,c'.rsplit(',', 1) }}{{ 'a\nb'.splitlines() }}",
+         "['a', 'b', 'c']['a,b', 'c']['a', 'b']"),
+        ("{{ 'hello world' | title }}{{ ' x ' | trim }}{{ 'xxax'.strip('x') }}{{ ['a'] | upper }}",
+         "Hello Worldxa['A']"),
+        ("{{ 'a\nb\n\nc' | indent }}|{{ 'a\nb' | indent(2, true) }}|{{ 'a\nb' | indent('> ') }}",
+         "a\n    b\n\n    c|  a\n  b|a\n> b"),
+        ("{{ '42' | int + 1 }}{{ 'x' | int(7) }}{{ '1.5' | float }}{{ 2.567 | round(1) }}", "4371.52.6"),
+        ("{{ messages[0].role in ['user', 'tool'] }}{{ [1, [2]] == [1, [2]] }}{{ 1 < 2 < 3 }}",
+         "TrueTrueTrue"),
+        ("{{ [1, 2, 3][1:] }}{{ 'abc'[::-1] }}{{ [1, 2, 3][:-1] | last }}{{ range(3) | reverse | list }}",
+         "[2, 3]cba2[2, 1, 0]"),
+        ("{% for k, v in {'a': 1} | items %}{{ k }}{{ v }}{% endfor %}{{ dict(a=1, **{'b': 2}) }}",
+         "a1{'a': 1, 'b': 2}"),
+        ("{% set n = namespace({'a': 1}, b=2) %}{{ n.a + n.b }}{{ n.c is defined }}", "3False"),
+        ("{{ [{'r': 'a'}, {'r': 'b'}] | selectattr('r', 'equalto', 'b') | list | length }}"
+         "{{ [0, 1] | select | list }}{{ none | map('upper') | list }}", "1[1][]"),
+        ("{{ '<a>' | e }}{{ '<' | safe + '>' }}{{ undefined_name }}{{ [undefined_name] }}",
+         "&lt;a&gt;<>[Undefined]"),
+    ],
+)  # fmt: skip
+def test_filters_and_methods_do_what_they_do_in_jinja(source: str, expected: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    assert render(source) == expected
+    if "| safe" not in source:  # which makes later text HTML there
+        assert render_jinja_template([USER], chat_template=source)[0] == [expected]
+
+
+def test_a_format_string_is_read_in_linear_time() -> None:
+    start = time.perf_counter()
+    for hostile in ("{" * 4096, "{" + ":" * 4095, "{0" + "[" * 4094, "{0!" * 1365, "{0:" + "0" * 4093):
+        with contextlib.suppress(RequestError):
+            render("{{ x.format(1) }}", x=hostile)
+    for hostile in (
+        "%(" * 2048,
+        "%" + "0" * 4095,
+        "%-" * 2048,
+        "%(()" * 1024,
+        "%" + "(" * 4095,
+        "%0." * 1365,
+    ):
+        with contextlib.suppress(RequestError):
+            render("{{ x % {} }}", x=hostile)
+    assert time.perf_counter() - start < 2
+
+
+def test_what_a_template_says_is_clipped() -> None:
+    for source in ("{{ raise_exception('x' * 100000) }}", "{{ {}['x' * 100000].y }}"):
+        with pytest.raises(RequestError) as caught:
+            render(source)
+        assert len(str(caught.value)) < 1100
+    with pytest.raises(RequestError) as caught:
+        render(CHATML, [{"role": "user", "content": [{"type": "x" * 100_000}]}])
+    assert len(str(caught.value)) < 200
+
+
+def test_a_huge_template_file_is_refused_unread(tmp_path: Path) -> None:
+    huge, pipe = tmp_path / "huge.jinja", tmp_path / "pipe"
+    with open(huge, "wb") as file:
+        file.truncate(1 << 30)
+    os.mkfifo(pipe)
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        read_chat_template(str(huge))
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_chat_template(str(pipe))
+    elapsed, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert elapsed < 2 and peak < 8 << 20
 
 
 def test_a_long_conversation_is_rendered_within_the_limits() -> None:
