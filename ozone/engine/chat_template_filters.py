@@ -36,8 +36,8 @@ _COMPARING = ("max", "min", "sort", "unique")
 _STRING_ATTRIBUTES = (
     "capitalize", "casefold", "count", "endswith", "find", "format", "index", "isalnum", "isalpha", "isascii",
     "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower",
-    "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit",
-    "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
+    "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition",
+    "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
 )  # fmt: skip
 ATTRIBUTES: dict[type, frozenset[str]] = {
     str: frozenset(_STRING_ATTRIBUTES),

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, clipped
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>", re.ASCII)
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
@@ -62,8 +62,8 @@ class TokenDecoder:
                     self.leading_spaces = start
                 case _:
                     raise ModelFileError(
-                        f"the tokenizer's decoder step {json.dumps(step)} is not supported; Ozone reads "
-                        "byte-level and sentencepiece-style decoders"
+                        f"the tokenizer's decoder step {clipped(json.dumps(step), 80)} is not supported; "
+                        "Ozone reads byte-level and sentencepiece-style decoders"
                     )
 
     def token_bytes(self, token: str) -> bytes:

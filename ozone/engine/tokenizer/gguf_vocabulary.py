@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, shown
 
 _KEY = "tokenizer.ggml."
 _USED = (
@@ -71,7 +71,7 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     spellings = set(tokens)
     if len(spellings) - ("" in spellings) != count - tokens.count(""):
         twice = next(token for token, times in Counter(tokens).items() if token and times > 1)
-        raise ModelFileError(f"tokenizer.ggml.tokens has the token {twice!r} twice")
+        raise ModelFileError(f"tokenizer.ggml.tokens has the token {shown(twice)} twice")
     types = _numbers(metadata, "token_type", count, integer=True)
     scores = _numbers(metadata, "scores", count, integer=False)
     return Vocabulary(
@@ -111,7 +111,7 @@ def special_id(metadata: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise _wrong(name, value, "an integer")
     if not 0 <= value < count:
-        raise ModelFileError(f"{_KEY}{name} is {value}, outside the vocabulary of {count} tokens")
+        raise ModelFileError(f"{_KEY}{name} is {shown(value)}, outside the vocabulary of {count} tokens")
     return int(value)
 
 
@@ -142,8 +142,7 @@ def _all_str(values: Iterable[Any]) -> bool:
 
 
 def _wrong(name: str, value: object, expected: str) -> ModelFileError:
-    shown = " ".join(repr(value).split())
-    return ModelFileError(f"{_KEY}{name} is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
+    return ModelFileError(f"{_KEY}{name} is {shown(value)}, not {expected}")
 
 
 def _text(metadata: Mapping[str, Any], name: str) -> str | None:

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ozone.engine.tokenizer import cache
 from ozone.engine.tokenizer.gguf_vocabulary import fingerprint, read_vocabulary, special_id
 from ozone.engine.tokenizer.rebuild import rebuild, template
 from ozone.engine.tokenizer.tokenizer import Tokenizer
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, clipped, shown
 
 if TYPE_CHECKING:
     import tokenizers
 
+MAX_FILE_BYTES = 256 << 20  # the largest in use, of Gemma 3, has 33 MB
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What GGUF calls their ids. No mask or class token belongs to a model that generates.
+_GGUF_IDS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+}
+_UNCHECKED_GGUF_IDS = {  # files that name them wrongly run all the same
+    "sep_token": "seperator_token_id",  # the format's spelling
+    "pad_token": "padding_token_id",
+}
 _PREFIX = b"continuing_subword_prefix"
 _NO_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?:null|"")')
 _CACHE_VERSION = "1"  # to be raised when a rebuilt tokenizer changes for the same metadata
@@ -46,10 +62,7 @@ def load_tokenizer(
 
 
 def _from_file(path: Path, config: Mapping[str, Any]) -> Tokenizer:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
+    content = _read(path)
     _refuse_what_crashes(content, str(path))
     backend = _parse(content, str(path))
     backend.no_truncation()
@@ -62,7 +75,34 @@ def _from_file(path: Path, config: Mapping[str, Any]) -> Tokenizer:
         before = (bos, bos_id) if add_bos and bos is not None and bos_id is not None else None
         after = (eos, eos_id) if add_eos and eos is not None and eos_id is not None else None
         _set_template(backend, before, after)
-    return Tokenizer(backend, bos_token=bos, eos_token=eos, bos_token_id=bos_id, eos_token_id=eos_id)
+    return Tokenizer(
+        backend,
+        bos_token=bos,
+        eos_token=eos,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        special_tokens={
+            name: token for name in SPECIAL_TOKENS if (token := _named_token(config, name)) is not None
+        },
+    )
+
+
+def _read(path: Path) -> bytes:
+    """The whole of a regular file of at most `MAX_FILE_BYTES`."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{path}: not a regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise ModelFileError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, which no tokenizer is")
+            return file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer is no reason to hang
 
 
 def _set_template(
@@ -77,7 +117,8 @@ def _set_template(
 
 def _from_gguf(metadata: Mapping[str, Any], cache_dir: Path | None) -> Tokenizer:
     where = "the tokenizer in the GGUF file"
-    bos_id, eos_id = special_id(metadata, "bos_token_id"), special_id(metadata, "eos_token_id")
+    ids = {name: special_id(metadata, key) for name, key in _GGUF_IDS.items()}
+    bos_id, eos_id = ids["bos_token"], ids["eos_token"]
     key = fingerprint(metadata, _CACHE_VERSION)
     content = cache.read(cache_dir, key) if cache_dir else None
     if content is None:
@@ -91,12 +132,18 @@ def _from_gguf(metadata: Mapping[str, Any], cache_dir: Path | None) -> Tokenizer
             cache.write(cache_dir, key, content)
     else:
         backend = _parse(content, where)
+    for name, key in _UNCHECKED_GGUF_IDS.items():
+        value = metadata.get(f"tokenizer.ggml.{key}")
+        ids[name] = int(value) if isinstance(value, (int, np.integer)) and 0 <= value < 1 << 32 else None
+    texts = {name: backend.id_to_token(n) for name, n in ids.items() if n is not None}
+    special_tokens = {name: text for name, text in texts.items() if text is not None}
     return Tokenizer(
         backend,
-        bos_token=None if bos_id is None else backend.id_to_token(bos_id),
-        eos_token=None if eos_id is None else backend.id_to_token(eos_id),
+        bos_token=special_tokens.get("bos_token"),
+        eos_token=special_tokens.get("eos_token"),
         bos_token_id=bos_id,
         eos_token_id=eos_id,
+        special_tokens=special_tokens,
     )
 
 
@@ -111,8 +158,7 @@ def _parse(content: bytes, where: str) -> tokenizers.Tokenizer:
         # Exception and has no public name, where it did not foresee the mistake.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{where} is damaged or of an unknown kind: {reason}") from None
+        raise ModelFileError(f"{where} is damaged or of an unknown kind: {clipped(str(error))}") from None
     return backend
 
 
@@ -129,9 +175,11 @@ def _refuse_what_crashes(content: bytes, where: str) -> None:
     try:
         prefix = orjson.loads(content)["model"].get("continuing_subword_prefix")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{where} is damaged or of an unknown kind: {error}") from None
+        raise ModelFileError(f"{where} is damaged or of an unknown kind: {clipped(str(error))}") from None
     if prefix:
-        raise ModelFileError(f"{where}: a model with continuing_subword_prefix {prefix!r} is not supported")
+        raise ModelFileError(
+            f"{where}: a model with continuing_subword_prefix {shown(prefix)} is not supported"
+        )
 
 
 def _named_token(config: Mapping[str, Any], name: str) -> str | None:
@@ -140,5 +188,5 @@ def _named_token(config: Mapping[str, Any], name: str) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
     if value is not None and not isinstance(value, str):
-        raise ModelFileError(f"tokenizer_config.json: {name} is {value!r}, not the text of a token")
+        raise ModelFileError(f"tokenizer_config.json: {name} is {shown(value)}, not the text of a token")
     return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, shown
 
 Component = dict[str, Any]
 
@@ -129,6 +129,6 @@ def pre_tokenizer(kind: str) -> PreTokenizer:
         return _KINDS[kind]
     except KeyError:
         raise ModelFileError(
-            f"tokenizer.ggml.pre is {kind!r}, a pre-tokenizer that Ozone does not know "
+            f"tokenizer.ggml.pre is {shown(kind)}, a pre-tokenizer that Ozone does not know "
             f"(known: {', '.join(sorted(_KINDS))}); give the model's own tokenizer.json with --tokenizer"
         ) from None

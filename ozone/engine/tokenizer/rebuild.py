@@ -10,13 +10,16 @@ from typing import Any
 
 from ozone.engine.tokenizer.gguf_vocabulary import TokenType, Vocabulary
 from ozone.engine.tokenizer.pre_tokenizers import Component, pre_tokenizer
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, shown
 
 logger = logging.getLogger(__name__)
 
 SPACE_MARK = "\u2581"  # how sentencepiece writes a space
 MAX_TOKEN_CHARACTERS = 512  # sentencepiece's own limit is 16 unless it is told otherwise
 MAX_MERGES = 2_000_000  # Gemma's 262,144 tokens have about 600,000
+MAX_CUT_CHARACTERS = (
+    256 << 20
+)  # cutting a token everywhere copies the square of its length; Gemma's take 18 M
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -29,7 +32,7 @@ def rebuild(vocabulary: Vocabulary) -> dict[str, Any]:
             return _sentencepiece_bpe(vocabulary)
         case other:
             raise ModelFileError(
-                f"tokenizer.ggml.model is {other!r}; Ozone reads 'gpt2' (byte-level BPE) and 'llama' "
+                f"tokenizer.ggml.model is {shown(other)}; Ozone reads 'gpt2' (byte-level BPE) and 'llama' "
                 "(sentencepiece)"
             )
 
@@ -60,7 +63,7 @@ def _pair(merge: str) -> tuple[str, str]:
     left, _, right = merge[1:].partition(" ")  # the left part may begin with a space
     if not merge or not right:
         raise ModelFileError(
-            f"tokenizer.ggml.merges has {merge!r}, which is not two tokens and a space between"
+            f"tokenizer.ggml.merges has {shown(merge)}, which is not two tokens and a space between"
         )
     return merge[0] + left, right
 
@@ -142,12 +145,14 @@ def merges_of_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
         token for token, kind in zip(vocabulary.tokens, types, strict=True) if kind in mergeable and token
     }
     found: list[tuple[float, int, int, str, str]] = []
+    to_cut = sum(len(token) ** 2 for token in parts)
     for token, score in zip(vocabulary.tokens, scores, strict=True):
         if token in parts:
-            if len(token) > MAX_TOKEN_CHARACTERS or len(found) > MAX_MERGES:
+            if to_cut > MAX_CUT_CHARACTERS or len(token) > MAX_TOKEN_CHARACTERS or len(found) > MAX_MERGES:
                 raise ModelFileError(
                     f"tokenizer.ggml.tokens is no sentencepiece vocabulary: it has tokens of more than "
-                    f"{MAX_TOKEN_CHARACTERS} characters, or more than {MAX_MERGES} ways to merge two tokens"
+                    f"{MAX_TOKEN_CHARACTERS} characters, too many long ones, or more than {MAX_MERGES} ways "
+                    "to merge two tokens"
                 )
             found += [
                 (-score, -cut, cut - len(token), left, right)

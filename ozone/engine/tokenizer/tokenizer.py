@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ozone.engine.tokenizer.detokenizer import IncrementalDetokenizer, TokenDecoder, TokenTable
@@ -19,7 +19,9 @@ class Tokenizer:
     Attributes:
         vocab_size: token ids are 0 to vocab_size - 1. A model's logits may have more columns (padding).
         bos_token_id, eos_token_id: ids that begin and end a sequence, None where there are none.
-        bos_token, eos_token: their text, which chat templates ask for.
+        bos_token, eos_token: their text.
+        special_tokens: text of all that have a name, as chat templates ask for them: bos_token, eos_token,
+            unk_token, pad_token, ... without those that the model lacks.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class Tokenizer:
         eos_token: str | None = None,
         bos_token_id: int | None = None,
         eos_token_id: int | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self._backend = backend
         self.bos_token = bos_token
         self.eos_token = eos_token
+        self.special_tokens = dict(special_tokens or {})
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         added = backend.get_added_tokens_decoder()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +126,51 @@ def test_a_missing_file_and_a_model_without_tokenizer_are_said_clearly(tmp_path:
         load_tokenizer(tokenizer_json=tmp_path / "none.json")
     with pytest.raises(ModelFileError, match="the model has no tokenizer"):
         load_tokenizer()
+
+
+def test_a_file_too_large_for_a_tokenizer_is_refused_unread(tmp_path: Path) -> None:
+    huge, pipe = tmp_path / "tokenizer.json", tmp_path / "pipe"
+    with open(huge, "wb") as file:
+        file.truncate((256 << 20) + 1)
+    os.mkfifo(pipe)
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json: larger than 256 MiB"):
+        load_tokenizer(tokenizer_json=huge)
+    with pytest.raises(ModelFileError, match="pipe: not a regular file"):
+        load_tokenizer(tokenizer_json=pipe)
+    elapsed, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert elapsed < 1 and peak < 1 << 20
+
+
+def test_a_message_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    long = "x" * 1_000_000
+    documents: list[dict[str, Any]] = [
+        {"model": BYTE_LEVEL["model"] | {"continuing_subword_prefix": long}},
+        {"model": {"type": long}},
+        {"decoder": {"type": "CTC", "pad_token": long, "word_delimiter_token": "|", "cleanup": True}},
+    ]
+    for changes in documents:
+        with pytest.raises(ModelFileError) as caught:
+            load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL, **changes))
+        assert len(str(caught.value)) < 600 + len(str(tmp_path))
+    with pytest.raises(ModelFileError) as caught:
+        load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL), tokenizer_config={"eos_token": [long]})
+    assert len(str(caught.value)) < 200
+
+
+def test_special_tokens_of_the_config_have_the_names_that_chat_templates_use(tmp_path: Path) -> None:
+    config = {
+        "bos_token": None,
+        "eos_token": {"content": "<|im_end|>", "special": True},
+        "unk_token": "<unk>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": 3,
+    }
+    tokenizer = load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL), tokenizer_config=config)
+    expected = {"eos_token": "<|im_end|>", "unk_token": "<unk>", "pad_token": "<|endoftext|>"}
+    assert tokenizer.special_tokens == expected
 
 
 def test_what_ends_the_librarys_process_is_refused_before_it_gets_there(tmp_path: Path) -> None:
