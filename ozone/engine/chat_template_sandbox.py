@@ -28,6 +28,7 @@ from ozone.engine.chat_template_formats import check_brace_format, check_percent
 MAX_INTEGER_BITS = 4096
 ENTRY = 2 * OBJECT  # what a place in a dict costs, in characters
 
+_CONTEXT_ARGUMENTS = {"_loop_vars", "_block_vars"}
 # These look at no more than the type or identity of their value.
 _CHEAP_TESTS = {
     "boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping", "none", "number",
@@ -100,6 +101,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def _output(self, value: Any) -> str:
         """What ``{{ }}`` puts out."""
+        self.budget.tick()
         self.budget.charge(POINTER if isinstance(value, str) else OBJECT)
         return self.budget.text(value)
 
@@ -156,6 +158,8 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         budget = __self.budget
         budget.tick()
         owner = getattr(__obj, "__self__", None)
+        if owner is not None:  # methods do not ask for the context, whose parts come by these names
+            kwargs = {name: value for name, value in kwargs.items() if name not in _CONTEXT_ARGUMENTS}
         if isinstance(owner, str):
             return budget.result(call_string_method(budget, __obj, *args, **kwargs))
         if owner is not None and owner is not __self:

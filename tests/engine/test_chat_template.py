@@ -395,6 +395,11 @@ def test_what_a_template_builds_is_refused_before_it_is_built(
          "[2, 3]cba2[2, 1, 0]"),
         ("{% for k, v in {'a': 1} | items %}{{ k }}{{ v }}{% endfor %}{{ dict(a=1, **{'b': 2}) }}",
          "a1{'a': 1, 'b': 2}"),
+        ("{% for m in messages %}{% set c = ('a,b' * loop.index).split(',') %}{{ c[-1].lstrip('\\n') }}"
+         "{{ '-'.join(c) }}{{ 'ab'.replace('a', c[0]) }}{{ 'x{}'.format(c[0]) }}{{ m.get('role') }}"
+         "{{ {'a': c}.items() | list }}{{ loop.changed(c) }}{{ namespace(x=c).x }}{{ dict(y=1).y }}"
+         "{% endfor %}{% block b %}{% set d = 'q' %}{{ d.upper() }}{{ [d].index(d) }}{% endblock %}",
+         "ba-babxauser[('a', ['a', 'b'])]True['a', 'b']1Q0"),
         ("{% set n = namespace({'a': 1}, b=2) %}{{ n.a + n.b }}{{ n.c is defined }}", "3False"),
         ("{{ [{'r': 'a'}, {'r': 'b'}] | selectattr('r', 'equalto', 'b') | list | length }}"
          "{{ [0, 1] | select | list }}{{ none | map('upper') | list }}", "1[1][]"),
@@ -457,6 +462,18 @@ def test_a_huge_template_file_is_refused_unread(tmp_path: Path) -> None:
 def test_a_long_conversation_is_rendered_within_the_limits() -> None:
     messages = [{"role": ("user", "assistant")[n % 2], "content": "word " * 100} for n in range(2000)]
     assert len(render(CHATML, messages)) > 1_000_000
+
+
+def test_a_template_that_cuts_and_compares_long_messages_stays_within_the_limits() -> None:
+    source = (
+        "{% for m in messages %}{% set content = m.content %}{% if '</think>' in content %}"
+        "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
+        "{{ m.role ~ content | trim }}{% if messages[-1] == m %}!{% endif %}{{ m | tojson }}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": f"{n}</think>\n" + "word\n" * 200} for n in range(1500)]
+    start = time.perf_counter()
+    assert len(render(source, messages)) > 3_000_000
+    assert time.perf_counter() - start < 3
 
 
 def test_a_prompt_over_the_limit_is_refused() -> None:
