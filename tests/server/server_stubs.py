@@ -6,6 +6,7 @@ The stub says readable letters that depend on the last few tokens, and ends its 
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -149,9 +150,9 @@ class RunningServer:
 
 
 @contextmanager
-def serving(state: ServerState) -> Iterator[RunningServer]:
+def serving(state: ServerState, listener: socket.socket | None = None) -> Iterator[RunningServer]:
     """Serve `state` in a thread, on a free port."""
-    listener = bind(state.settings)
+    listener = listener or bind(state.settings)
     port = listener.getsockname()[1]
     server = DrainingServer(state, listener)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

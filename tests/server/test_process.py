@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ import pytest
 from server_stubs import make_state, serving
 
 from ozone.errors import ConfigError
+from ozone.server.listener import bind, server_url
 from ozone.server.run import run_server
 from ozone.server.settings import ServerSettings
 
@@ -139,6 +141,17 @@ def test_a_second_signal_ends_at_once(start) -> None:
     process.popen.send_signal(signal.SIGINT)
     assert process.popen.wait(timeout=2) == -signal.SIGINT
     thread.join()
+
+
+def test_a_request_that_comes_while_the_model_loads_is_answered_when_it_is_ready() -> None:
+    settings = ServerSettings(port=0)
+    listener = bind(settings)
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(httpx.get, f"{server_url(settings, listener)}/health", timeout=20)
+        time.sleep(0.3)  # in which a model might be loaded
+        assert not early.done()
+        with serving(make_state(settings=settings), listener):
+            assert early.result(20).status_code == 200
 
 
 def test_a_port_in_use_is_one_line_and_exit_2() -> None:
