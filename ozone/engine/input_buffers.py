@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ozone.engine.runner import ScheduledRequest
+from ozone.errors import ConfigError
+
+_MAX_TABLE_ENTRIES = 1 << 29  # 2 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,21 @@ class InputBuffers:
     def __init__(
         self, *, max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int, block_size: int
     ) -> None:
+        """Raises: `ConfigError` where the block tables would be larger than any sane ones."""
+        blocks = -(-max_model_len // block_size)
+        if max_num_seqs * blocks > _MAX_TABLE_ENTRIES:
+            raise ConfigError(
+                f"--max-num-seqs {max_num_seqs} requests of --max-model-len {max_model_len} tokens need "
+                f"block tables of {max_num_seqs * blocks} entries: at --block-size {block_size} "
+                f"set --max-model-len to at most {_MAX_TABLE_ENTRIES // max_num_seqs * block_size}"
+            )
         self.block_size = block_size
         self.token_ids = np.zeros(max_num_batched_tokens, np.int32)
         self.positions = np.zeros(max_num_batched_tokens, np.int32)
         self.slot_mapping = np.zeros(max_num_batched_tokens, np.int64)
         self.query_start_loc = np.zeros(max_num_seqs + 1, np.int32)
         self.seq_lens = np.zeros(max_num_seqs, np.int32)
-        self.block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), np.int32)
+        self.block_tables = np.zeros((max_num_seqs, blocks), np.int32)
         self.logits_indices = np.zeros(max_num_batched_tokens, np.int64)
 
     def fill(self, scheduled: list[ScheduledRequest]) -> BatchCounts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,22 +54,33 @@ class Checkpoint:
             )
         return tensor
 
-    def copy(self, name: str, out: Tensor) -> None:
-        """Decode a tensor into `out`, which is contiguous and has the shape that the tensor must have."""
-        tensor = self.raw(name, tuple(out.shape))
+    def read(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
+        """Tensors decoded to `dtype` and stacked by rows.
+
+        Shapes, types and sizes are all checked before memory is taken: a small file cannot ask for much.
+        """
+        tensors = [self.raw(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        decoders = [self._decoder(tensor) for tensor in tensors]
+        rows = [shape[0] for shape in shapes]
+        stacked = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype)
+        for tensor, decoder, part in zip(tensors, decoders, torch.split(stacked, rows), strict=True):
+            decoder.decode(tensor.data, part.view(-1))
+        return stacked
+
+    def _decoder(self, tensor: RawTensor) -> Decoder:
         decoder = self._decoders.get(tensor.dtype)
         if decoder is None:
             raise ModelFileError(
-                f"{self.source.path}: tensor {name} is stored as {tensor.dtype}; "
+                f"{self.source.path}: tensor {tensor.name} is stored as {tensor.dtype}; "
                 f"readable here are {', '.join(self._decoders)}"
             )
-        blocks, rest = divmod(out.numel(), decoder.block_elements)
+        blocks, rest = divmod(math.prod(tensor.shape), decoder.block_elements)
         if rest or tensor.data.size != blocks * decoder.block_bytes:
             raise ModelFileError(
-                f"{self.source.path}: tensor {name} of type {tensor.dtype} and shape {_text(tensor.shape)} "
-                f"has {tensor.data.size} bytes, which do not make that shape"
+                f"{self.source.path}: tensor {tensor.name} of type {tensor.dtype} and shape "
+                f"{_text(tensor.shape)} has {tensor.data.size} bytes, which do not make that shape"
             )
-        decoder.decode(tensor.data, out.view(-1))
+        return decoder
 
 
 class LoadableLayer(nn.Module):

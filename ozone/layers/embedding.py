@@ -20,9 +20,8 @@ class Embedding(LoadableLayer):
         self.weight = meta_parameter(rows, columns, dtype=dtype)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        weight = torch.empty(self.weight.shape, dtype=self.weight.dtype)
-        checkpoint.copy(f"{self.name}.weight", weight)
-        self.weight = parameter(weight)
+        shape = tuple(self.weight.shape)
+        self.weight = parameter(checkpoint.read([f"{self.name}.weight"], [shape], self.weight.dtype))
 
     def forward(self, token_ids: Tensor) -> Tensor:
         return embedding(token_ids, self.weight, self.scale)

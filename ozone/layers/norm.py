@@ -22,8 +22,7 @@ class RMSNorm(LoadableLayer):
         self.weight = meta_parameter(size, dtype=torch.float32)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        weight = torch.empty(self.weight.shape, dtype=torch.float32)
-        checkpoint.copy(f"{self.name}.weight", weight)
+        weight = checkpoint.read([f"{self.name}.weight"], [tuple(self.weight.shape)], torch.float32)
         self.weight = parameter(weight + 1.0 if self.offset else weight)
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:

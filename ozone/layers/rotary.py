@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from ozone.config.model import RopeConfig
+from ozone.errors import ConfigError
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer
 from ozone.ops.rotary import rotary_embedding
+
+_MAX_TABLE_BYTES = 2 << 30  # 4 million positions of 128 columns
 
 
 class RotaryEmbedding(LoadableLayer):
@@ -22,10 +25,17 @@ class RotaryEmbedding(LoadableLayer):
     cos_sin: Tensor
 
     def __init__(self, config: RopeConfig, head_dim: int, max_model_len: int) -> None:
+        """Raises: `ConfigError` where the table would be larger than any sane one."""
         super().__init__()
         self.config = config
         # The share may be a quotient of integers, so allow for its rounding.
         self.rotary_dim = int(head_dim * config.partial + 1e-6)
+        longest = _MAX_TABLE_BYTES // (4 * max(self.rotary_dim, 1))
+        if max_model_len > longest:
+            raise ConfigError(
+                f"--max-model-len {max_model_len} needs rotary tables of more than "
+                f"{_MAX_TABLE_BYTES >> 30} GB for this model: set it to at most {longest}"
+            )
         self.max_model_len = max_model_len
         self.register_buffer("cos_sin", torch.empty(max_model_len, self.rotary_dim, device="meta"))
 

@@ -43,16 +43,13 @@ class UnquantizedLinear:
         layer.bias = meta_parameter(layer.out_features, dtype=layer.dtype) if layer.has_bias else None
 
     def load(self, layer: Linear, checkpoint: Checkpoint) -> None:
-        weight = torch.empty(layer.out_features, layer.in_features, dtype=layer.dtype)
-        parts = torch.split(weight, list(layer.out_sizes))
-        for name, part in zip(layer.names, parts, strict=True):
-            checkpoint.copy(f"{name}.weight", part)
-        layer.weight = parameter(weight)
+        shapes = [(size, layer.in_features) for size in layer.out_sizes]
+        weights = [f"{name}.weight" for name in layer.names]
+        layer.weight = parameter(checkpoint.read(weights, shapes, layer.dtype))
         if layer.bias is not None:
-            bias = torch.empty(layer.out_features, dtype=layer.dtype)
-            for name, part in zip(layer.names, torch.split(bias, list(layer.out_sizes)), strict=True):
-                checkpoint.copy(f"{name}.bias", part)
-            layer.bias = parameter(bias)
+            biases = [f"{name}.bias" for name in layer.names]
+            sizes = [(size,) for size in layer.out_sizes]
+            layer.bias = parameter(checkpoint.read(biases, sizes, layer.dtype))
 
     def apply(self, layer: Linear, x: Tensor) -> Tensor:
         return linear(x, layer.weight, layer.bias)

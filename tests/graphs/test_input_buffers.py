@@ -6,12 +6,14 @@ import random
 import time
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runner_fakes import FakeRequest
 
 from ozone.engine.input_buffers import InputBuffers
 from ozone.engine.runner import ScheduledRequest
+from ozone.errors import ConfigError
 
 BLOCK_SIZE = 4
 
@@ -66,6 +68,11 @@ def test_buffers_describe_the_last_step_whatever_was_in_them(steps: list[list[tu
     for row, (item, length) in enumerate(zip(scheduled, lengths, strict=True)):
         used = -(-length // BLOCK_SIZE)
         assert buffers.block_tables[row, :used].tolist() == item.request.block_ids[:used]
+
+
+def test_block_tables_beyond_memory_name_the_flags() -> None:
+    with pytest.raises(ConfigError, match=r"--max-num-seqs 256 .* --max-model-len to at most 33554432"):
+        InputBuffers(max_num_batched_tokens=8, max_num_seqs=256, max_model_len=1 << 31, block_size=16)
 
 
 def test_filling_32_decode_requests_takes_a_fraction_of_a_millisecond() -> None:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from ozone.config.model import ModelConfig
-from ozone.errors import ModelFileError
+from ozone.errors import ConfigError, ModelFileError
+from ozone.layers.checkpoint import Checkpoint
 from ozone.models import build_model, load_weights
+from ozone.quantization import decoders
 from ozone.weights.source import RawTensor
 
 CONFIG = ModelConfig(
@@ -144,6 +146,28 @@ def test_a_wrong_shape_names_file_tensor_and_both_shapes() -> None:
         load(weights)
     assert str(caught.value) == (
         f"tiny.safetensors: tensor {Q_PROJ} has shape [16, 64], but this model's config asks for [32, 32]"
+    )
+
+
+def test_a_wrong_config_takes_no_memory() -> None:
+    """Tensors of these shapes would take 2 TB each."""
+    config = replace(CONFIG, hidden_size=1 << 16, intermediate_size=1 << 22, vocab_size=1 << 22)
+    with pytest.raises(ModelFileError, match="this model's config asks for"):
+        load(source(), config)
+
+
+def test_every_part_of_a_stack_is_checked_before_memory_is_taken() -> None:
+    names, shapes = ["model.embed_tokens.weight", "lm_head.weight"], [(40, 32), (1 << 40, 32)]
+    with pytest.raises(ModelFileError, match=r"lm_head.weight has shape \[40, 32\]"):
+        Checkpoint(source(), decoders()).read(names, shapes, torch.float32)
+
+
+def test_rotary_tables_beyond_memory_name_the_flag() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_model(CONFIG, dtype=torch.float32, max_model_len=1 << 31)
+    assert str(caught.value) == (
+        "--max-model-len 2147483648 needs rotary tables of more than 2 GB for this model: "
+        "set it to at most 67108864"
     )
 
 

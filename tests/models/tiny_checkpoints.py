@@ -52,6 +52,10 @@ YARN_ROPE = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GEMMA_ROPES = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+}
 GEMMA: dict[str, Any] = {**SHAPE, "num_hidden_layers": 8, "sliding_window": 24, "query_pre_attn_scalar": 24}
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
@@ -71,13 +75,22 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
         Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=20, max_window_layers=1)
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=32)),
+    "qwen3_biases": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=32, attention_bias=True)),
+    "qwen3_sliding": lambda: Qwen3ForCausalLM(
+        Qwen3Config(**SHAPE, head_dim=32, use_sliding_window=True, sliding_window=20, max_window_layers=1)
+    ),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA, head_dim=32)),
+    "gemma3_biases": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**GEMMA, head_dim=32, attention_bias=True)),
+    # As in the models of 4B and up.
+    "gemma3_linear_rope": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**GEMMA, head_dim=32, rope_parameters=GEMMA_ROPES)
+    ),
     "gemma3_softcaps": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(**GEMMA, head_dim=16, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
     ),
 }
-# GGUF has no keys for a window that covers some of Qwen2's layers.
-GGUF_MODELS = [name for name in MODELS if name != "qwen2_sliding"]
+# GGUF has no keys for a window that covers some of Qwen's layers.
+GGUF_MODELS = [name for name in MODELS if name not in ("qwen2_sliding", "qwen3_sliding")]
 
 
 def tiny_model(name: str) -> PreTrainedModel:
@@ -182,6 +195,8 @@ def _gguf_name(key: str, architecture: str) -> str:
 
 def _add_rope(writer: gguf.GGUFWriter, config: Any, head_dim: int) -> None:
     rope = config.rope_parameters
+    if "sliding_attention" in rope:
+        writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
     rope = rope.get("full_attention", rope)
     writer.add_rope_freq_base(rope["rope_theta"])
     kind = rope["rope_type"]

@@ -89,6 +89,19 @@ def test_logits_are_float32_and_soft_capped() -> None:
     torch.testing.assert_close(capped, 3.0 * torch.tanh(plain / 3.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [1, 2, 9])
+@pytest.mark.parametrize(("rows", "columns"), [(5, 64), (4000, 576)])
+def test_logits_are_not_rounded_to_the_weights_type(
+    dtype: torch.dtype, tokens: int, rows: int, columns: int
+) -> None:
+    x, weight = torch.randn(tokens, columns).to(dtype), torch.randn(rows, columns).to(dtype)
+    expected = x.double() @ weight.double().T
+    # Twice the digits of bfloat16, eight bits of a float32 sum.
+    torch.testing.assert_close(logits(x, weight, None).double(), expected, rtol=2**-16, atol=1e-4)
+    assert torch.backends.mkldnn.enabled
+
+
 def test_embedding_scales_rows() -> None:
     weight = torch.randn(5, 8)
     assert torch.equal(embedding(torch.tensor([4, 1]), weight, 3.0), weight[[4, 1]] * 3.0)
