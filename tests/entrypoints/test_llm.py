@@ -193,7 +193,7 @@ def test_a_failing_step_is_an_error_that_keeps_the_other_outputs(
         return execute(scheduled)
 
     monkeypatch.setattr(runner, "execute", fail_on_long)
-    params = [SamplingParams(temperature=0, max_tokens=1), SamplingParams(temperature=0, max_tokens=120)]
+    params = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=120, ignore_eos=True)]
     with pytest.raises(GenerationError, match=r"1 of 2 requests failed: .*the sum is wrong") as caught:
         llm.generate([FRANCE, FRANCE], params, use_tqdm=False)
     assert [output.outputs[0].finish_reason for output in caught.value.outputs] == ["length", "error"]
