@@ -45,7 +45,7 @@ def run_batch(
     """
     for place, request in enumerate(requests):
         try:
-            engine.check_request(request.prompt.token_ids, request.params)
+            engine.check_request(request.prompt.token_ids, request.params, priority=request.priority)
         except RequestError as error:
             if len(requests) > 1:
                 raise RequestError(f"prompt {place}: {error}", param=error.param) from None
@@ -87,7 +87,12 @@ class _Batch:
             request_id = new_request_id("batch")
             try:
                 self._engine.add_request(
-                    request_id, prompt.token_ids, params, on_delta=self._deltas.put, priority=priority
+                    request_id,
+                    prompt.token_ids,
+                    params,
+                    on_delta=self._deltas.put,
+                    priority=priority,
+                    cache_salt=prompt.cache_salt,
                 )
             except QueueFullError:
                 if not self._unfinished:

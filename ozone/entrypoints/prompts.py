@@ -19,10 +19,14 @@ _FORMS = 'a text, {"prompt": text}, {"prompt_token_ids": ids}, or a list of toke
 
 
 class EncodedPrompt(NamedTuple):
-    """A prompt as the engine takes it; `text` is None where the caller gave token ids alone."""
+    """A prompt as the engine takes it; `text` is None where the caller gave token ids alone.
+
+    Prompts with different `cache_salt` share nothing in the prefix cache.
+    """
 
     text: str | None
     token_ids: list[int]
+    cache_salt: str | None = None
 
 
 def encode_prompts(prompts: Prompt | Sequence[Prompt], tokenizer: Tokenizer) -> list[EncodedPrompt]:
@@ -84,9 +88,11 @@ def _encode(prompt: object, tokenizer: Tokenizer) -> EncodedPrompt:
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
         if ids is None and not isinstance(text, str):
             raise RequestError('a prompt mapping needs "prompt" (text) or "prompt_token_ids"', param="prompt")
-        if ids is None:
-            return EncodedPrompt(text, tokenizer.encode(str(text)))
-        return EncodedPrompt(text, _token_ids(ids))
+        salt = prompt.get("cache_salt")
+        if salt is not None and not isinstance(salt, str):
+            raise RequestError(f"cache_salt must be a text, not {type(salt).__name__}", param="cache_salt")
+        token_ids = tokenizer.encode(str(text)) if ids is None else _token_ids(ids)
+        return EncodedPrompt(text, token_ids, salt)
     return EncodedPrompt(None, _token_ids(prompt))
 
 

@@ -169,6 +169,13 @@ def test_vllm_arguments_that_ask_for_nothing_are_let_through(llm: LLM) -> None:
     llm.chat(message, GREEDY, use_tqdm=False, tools=None, chat_template_content_format="auto")
 
 
+def test_a_salt_keeps_prefixes_apart(llm: LLM) -> None:
+    ids = list(range(100, 164))
+    for salt, cached in (("a", 0), ("b", 0), ("a", 48)):
+        prompt = {"prompt_token_ids": ids, "cache_salt": salt}
+        assert llm.generate(prompt, GREEDY, use_tqdm=False)[0].num_cached_tokens == cached
+
+
 def test_a_final_message_can_be_continued(llm: LLM) -> None:
     messages = [
         {"role": "user", "content": "What is the capital of France?"},
