@@ -77,9 +77,19 @@ def test_linear_accumulates_wider_than_its_inputs(dtype: torch.dtype, tokens: in
     torch.testing.assert_close(linear(x, weight, bias).double(), expected, rtol=tolerance, atol=1e-3)
 
 
-def test_one_row_products_leave_onednn_switched_on() -> None:
-    linear(torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16(), None)
-    assert torch.backends.mkldnn.enabled
+@pytest.mark.parametrize("enabled", [True, False])
+def test_one_row_products_leave_onednn_as_it_was(enabled: bool) -> None:
+    x, weight = torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16()
+    torch._C._set_mkldnn_enabled(enabled)
+    try:
+        linear(x, weight, None)
+        logits(x, weight, None)
+        assert torch.backends.mkldnn.enabled is enabled
+        with pytest.raises(RuntimeError):
+            linear(x, weight[:, :5], None)
+        assert torch.backends.mkldnn.enabled is enabled
+    finally:
+        torch._C._set_mkldnn_enabled(True)
 
 
 def test_logits_are_float32_and_soft_capped() -> None:
