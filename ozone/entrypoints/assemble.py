@@ -44,6 +44,8 @@ _GENERATION_DEFAULTS = {
 }
 
 _MAX_GENERATION_CONFIG_CHARACTERS = 1 << 20
+# About 0.1 ms: the gap between two products of a step is shorter, a pause between steps is longer.
+_SPIN_COUNT = "10000"
 
 
 @dataclass
@@ -93,8 +95,9 @@ class _Background:
 
 
 def _import_torch_side(timer: StartupTimer) -> None:
-    # Passive waiting keeps torch's pool from spinning beside other threads; it is read at import.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long torch's threads spin between two products, read at its import: docs/decisions/0004.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
     with timer.phase("import torch"):
         import torch  # noqa: F401
     with timer.phase("import models"):
