@@ -33,7 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     from ozone.entrypoints.assemble import load
     from ozone.entrypoints.serving import server_state
 
-    loaded = load(args, timer=timer, meanwhile=lambda: importlib.import_module("ozone.server.run"))
+    def import_server() -> None:
+        with timer.phase("import server"):
+            importlib.import_module("ozone.server.run")
+
+    loaded = load(args, timer=timer, meanwhile=import_server)
     print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr, flush=True)
     from ozone.server.run import run_server
 

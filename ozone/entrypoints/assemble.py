@@ -141,8 +141,7 @@ def load(
     generation = _generation_config(files, config.model.generation_config)
     default_sampling = _default_sampling(generation)
     if meanwhile is not None:
-        with timer.phase("meanwhile"):
-            meanwhile()
+        meanwhile()
     torch_side.wait()
     engine = Engine(
         _build_runner(files, config, timer),
