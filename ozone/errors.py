@@ -7,6 +7,8 @@ the server answers 4xx. Everything else that is raised is a bug and keeps its tr
 
 from __future__ import annotations
 
+import reprlib
+
 
 class OzoneError(Exception):
     """A mistake that its message explains in one line."""
@@ -41,8 +43,11 @@ class QueueFullError(RequestError):
 
 def shown(value: object, limit: int = 80) -> str:
     """A value of unknown size as a message may hold it: quoted, on one line, at most `limit` characters."""
-    text = repr(value[: limit + 1] if isinstance(value, (str, bytes)) else value)
-    return clipped(text, limit)
+    if isinstance(value, list | dict | tuple):  # whose elements may be many, and long
+        text = reprlib.repr(value)
+    else:
+        text = repr(value[: limit + 1] if isinstance(value, str | bytes) else value)
+    return clipped(text.encode("ascii", "backslashreplace").decode(), limit)
 
 
 def clipped(text: str, limit: int = 300) -> str:

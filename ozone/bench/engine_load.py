@@ -34,12 +34,6 @@ class RequestTimes:
     def latency(self) -> float:
         return self.arrivals[-1][0] - self.submitted
 
-    @property
-    def decode_rate(self) -> float | None:
-        """Tokens a second after the first arrival; None where everything came at once."""
-        (first, first_tokens), (last, _) = self.arrivals[0], self.arrivals[-1]
-        return (self.output_tokens - first_tokens) / (last - first) if last > first else None
-
 
 def greedy(output_len: int) -> SamplingParams:
     """Exactly `output_len` tokens, whatever the model says."""

@@ -15,12 +15,12 @@ from ozone.config.command_line import ArgumentParser, add_engine_arguments, engi
 from ozone.config.keys import KEYS
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
+from ozone.config.ranges import compile_ranges
 from ozone.config.resolve import resolve_settings, unbuilt, unstartable
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import plain, show
 from ozone.errors import ModelFileError
-from ozone.native import library
-from ozone.platforms.cpu import detect
+from ozone.native import platform_facts
 from ozone.server.settings import add_server_arguments, server_settings
 
 _DESCRIPTION = """\
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     namespace = parser.parse_args(argv)
     server_settings(namespace)  # only checked: none of them is a setting of the engine
     args = engine_args(namespace)
-    facts = dataclasses.replace(detect(), native=library() is not None)
+    facts = platform_facts()
     config = resolve_settings(args, _read_model(args), facts)
     if namespace.json:
         print(json.dumps(as_json(config), indent=2))
@@ -99,6 +99,9 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
             (f"platform.{field.name}", _fact(getattr(facts, field.name)), "platform", "")
             for field in dataclasses.fields(facts)
         ]
+        endpoints = config.compilation.compile_ranges_endpoints
+        ranges = compile_ranges(endpoints, config.scheduler.max_num_batched_tokens)
+        rows += [("compile ranges", show(ranges), "resolution", "token counts that share a compiled graph")]
     lines = _table(rows, width)
     missing = (unbuilt(config), unstartable(config))
     notes = [*config.notices, *(note for note in missing if note is not None)]

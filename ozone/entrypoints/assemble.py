@@ -23,7 +23,7 @@ from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.progress import progress
 from ozone.entrypoints.startup import StartupTimer
 from ozone.errors import ConfigError, ModelFileError, RequestError
-from ozone.platforms import cpu
+from ozone.native import platform_facts
 from ozone.weights.model_files import ModelFiles, open_model
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def load(
             tokenizer=args.tokenizer,
         )
     with timer.phase("config"):
-        config = resolve(args, files.config, cpu.detect())
+        config = resolve(args, files.config, platform_facts())
     for notice in config.notices:
         logger.warning("%s", notice)
     warning = unbuilt(config)

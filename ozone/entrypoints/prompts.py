@@ -56,7 +56,11 @@ def render_conversation(
 
     Raises: `RequestError` where it is malformed or the template refuses it.
     """
-    messages = _as_list(conversation, "messages")
+    if not isinstance(conversation, Sequence) or isinstance(conversation, str | bytes):
+        raise RequestError(
+            f"a conversation must be a list of messages, not {type(conversation).__name__}", param="messages"
+        )
+    messages = list(conversation)
     if not messages:
         raise RequestError("a conversation is empty; give at least one message", param="messages")
     for message in messages:

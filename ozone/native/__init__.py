@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 from types import ModuleType
+
+from ozone.config.platform import PlatformFacts
+from ozone.platforms import cpu
 
 
 @functools.cache
@@ -20,3 +24,8 @@ def build_info() -> dict[str, str] | None:
     """Compiler and architecture of the native library, or None where there is none."""
     native = library()
     return None if native is None else dict(native.build_info())
+
+
+def platform_facts() -> PlatformFacts:
+    """The facts of this machine, with what the native library adds to them."""
+    return dataclasses.replace(cpu.detect(), native=library() is not None)

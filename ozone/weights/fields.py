@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, overload
 
 from ozone.config.model import AttentionKind
-from ozone.errors import ModelFileError
-from ozone.weights.files import shown
+from ozone.errors import ModelFileError, shown
 
 MAX_LAYERS = 1024  # the deepest models have about 130
 MAX_CONTEXT = 1 << 24  # tokens; the longest of any model is about 10 million

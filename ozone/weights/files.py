@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import reprlib
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +13,6 @@ from typing import Any
 from ozone.errors import ModelFileError
 
 MAX_JSON_BYTES = 16 << 20  # the largest of the common ones, tokenizer_config.json, has about 1 MB
-MAX_SHOWN = 80
-
-
-def shown(value: object) -> str:
-    """A value from a file as it may stand in a message: quoted, on one line, not too long."""
-    if isinstance(value, list | dict):  # whose elements may be many, and long
-        text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
-    else:
-        text = ascii(value[: MAX_SHOWN + 1] if isinstance(value, str) else value)
-    text = text.replace("\n", " ")
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def map_file(path: Path) -> memoryview:

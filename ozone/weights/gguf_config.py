@@ -15,9 +15,8 @@ import numpy as np
 
 from ozone.config.families import FAMILIES, Family
 from ozone.config.model import AttentionKind, ModelConfig, RopeConfig
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, shown
 from ozone.weights.fields import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Fields, attention_kinds, check_heads
-from ozone.weights.files import shown
 from ozone.weights.gguf_file import GGUFFile, StringArray
 from ozone.weights.rope import DEFAULT_THETA, GEMMA3_GLOBAL_THETA, read_theta, usable_context
 

@@ -17,8 +17,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ozone.errors import ModelFileError
-from ozone.weights.files import map_file, shown
+from ozone.errors import ModelFileError, shown
+from ozone.weights.files import map_file
 from ozone.weights.gguf_types import GGUF_TYPES, BlockType
 
 MAGIC = b"GGUF"

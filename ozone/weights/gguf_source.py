@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ozone.config.families import Family
 from ozone.config.model import ModelConfig
-from ozone.errors import ModelFileError
-from ozone.weights.files import shown
+from ozone.errors import ModelFileError, shown
 from ozone.weights.gguf_config import ROPE_FREQUENCIES, gguf_family
 from ozone.weights.gguf_file import GGUFFile, TensorInfo
 from ozone.weights.gguf_types import BLOCK_TYPES

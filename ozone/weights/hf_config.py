@@ -11,9 +11,8 @@ from typing import Any
 
 from ozone.config.families import FAMILIES, Family
 from ozone.config.model import AttentionKind, ModelConfig
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, shown
 from ozone.weights.fields import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Fields, attention_kinds, check_heads
-from ozone.weights.files import shown
 from ozone.weights.rope import read_ropes, usable_context
 
 DTYPES = ("float32", "float16", "bfloat16")

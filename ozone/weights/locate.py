@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, shown
 from ozone.weights.embedded import DEFAULT_MODEL, embedded_model_path
-from ozone.weights.files import shown
 from ozone.weights.gguf_file import MAGIC
 from ozone.weights.safetensors_source import PICKLED, pickle_refused, refuse_pickles
 

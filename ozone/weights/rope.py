@@ -10,8 +10,8 @@ import math
 from typing import Any, Literal
 
 from ozone.config.model import RopeConfig
+from ozone.errors import shown
 from ozone.weights.fields import MAX_CONTEXT, Fields
-from ozone.weights.files import shown
 
 Scaling = Literal["none", "linear", "llama3", "yarn"]
 _SCALINGS: dict[str, Scaling] = {"default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ozone.errors import ModelFileError
-from ozone.weights.files import decode_text, map_file, parse_json_object, shown
+from ozone.errors import ModelFileError, shown
+from ozone.weights.files import decode_text, map_file, parse_json_object
 from ozone.weights.source import RawTensor
 
 MAX_HEADER_BYTES = 32 << 20  # real ones have up to 10 MB; parsed, the worst JSON takes twenty times its size

@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from ozone.errors import ModelFileError
-from ozone.weights.files import MAX_JSON_BYTES, parse_json_object, read_text, shown
+from ozone.errors import ModelFileError, shown
+from ozone.weights.files import MAX_JSON_BYTES, parse_json_object, read_text
 from ozone.weights.safetensors_file import SafetensorsFile
 from ozone.weights.source import RawTensor
 
