@@ -5,19 +5,36 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
+from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ozone.config.platform import PlatformFacts
+from ozone.errors import ConfigError
 from ozone.platforms import cpu
 
 
 @functools.cache
 def library() -> ModuleType | None:
-    """The compiled extension module, or None in a checkout that was not built."""
+    """The compiled extension module, or None in a checkout that was not built or under ``OZONE_NATIVE=0``.
+
+    Raises: `ConfigError` where ``OZONE_ISA`` names an instruction set that this machine or build lacks.
+    """
+    if os.environ.get("OZONE_NATIVE") == "0":
+        return None
     try:
-        return importlib.import_module("ozone.native._native")
+        native = importlib.import_module("ozone.native._native")
     except ModuleNotFoundError:
         return None
+    isa = os.environ.get("OZONE_ISA")
+    if isa and isa not in native.isas():
+        raise ConfigError(f"OZONE_ISA={isa}: this machine and build have {', '.join(native.isas())}")
+    if isa:
+        native.set_isa(isa)
+    return native
 
 
 def build_info() -> dict[str, str] | None:
@@ -29,3 +46,27 @@ def build_info() -> dict[str, str] | None:
 def platform_facts() -> PlatformFacts:
     """The facts of this machine, with what the native library adds to them."""
     return dataclasses.replace(cpu.detect(), native=library() is not None)
+
+
+@functools.cache
+def _kernels() -> dict[str, Callable[..., None]]:
+    native = library()
+    return {} if native is None else native.kernels()
+
+
+def kernel(name: str) -> Callable[..., None]:
+    """The kernel of that name: a callable with one argument for each field, addresses as integers. Called,
+    it runs on the thread team; its attribute ``alone`` runs it on the calling thread.
+
+    Raises: `KeyError` where the library has no such kernel; see `library` for whether there is one at all.
+    """
+    return _kernels()[name]
+
+
+def allocate(name: str, size: int) -> NDArray[np.uint8]:
+    """A memory region of `size` zero bytes, page-aligned, named for what it holds."""
+    native = library()
+    if native is None:
+        return np.zeros(size, np.uint8)
+    region: NDArray[np.uint8] = native.allocate(name, size)
+    return region

@@ -1,12 +1,14 @@
-// Python face of the native library. No torch header: tensors arrive as pointers into runtime regions.
+// Python face of the native library. No torch header: tensors arrive as addresses.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include "bindings/bindings.h"
 #include "runtime/build_info.h"
 
 namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // ops hold kernels until the interpreter ends
     m.doc() = "Ozone's native library";
     m.def(
         "build_info",
@@ -18,4 +20,6 @@ NB_MODULE(_native, m) {
             return result;
         },
         "Compiler and target architecture of this build.");
+    ozone::bind_runtime(m);
+    ozone::bind_kernels(m);
 }

@@ -1,0 +1,74 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "bindings/bindings.h"
+#include "runtime/isa.h"
+#include "runtime/memory.h"
+#include "runtime/team.h"
+
+namespace nb = nanobind;
+
+namespace ozone {
+namespace {
+
+using Bytes = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
+
+Bytes allocate(const std::string& name, size_t size) {
+    const Region region = allocate_region(name, size);
+    nb::capsule owner(reinterpret_cast<void*>(static_cast<uintptr_t>(region.id)), [](void* id) noexcept {
+        release_region(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(id)));
+    });
+    return Bytes(region.base, {size}, owner);
+}
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (int i = 0; i <= static_cast<int>(best_isa()); ++i)
+        names.emplace_back(isa_name(static_cast<Isa>(i)));
+    return names;
+}
+
+void set_isa_by_name(std::string_view name) {
+    for (int i = 0; i < kIsas; ++i)
+        if (isa_name(static_cast<Isa>(i)) == name && set_isa(static_cast<Isa>(i))) return;
+    throw std::invalid_argument("no such instruction set here: " + std::string(name));
+}
+
+}  // namespace
+
+void bind_runtime(nb::module_& m) {
+    m.def("isas", isas, "Instruction sets that this machine and build have, the best one last.");
+    m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The one that kernels run with.");
+    m.def("set_isa", set_isa_by_name, nb::arg("name"), "Choose it. ValueError for one that is not there.");
+
+    m.def("num_threads", [] { return team().size(); }, "Size of the thread team.");
+    m.def("set_num_threads", set_num_threads, nb::arg("size"), nb::call_guard<nb::gil_scoped_release>(),
+          "Replace the thread team. No launch may be under way.");
+
+    m.def("allocate", allocate, nb::arg("name"), nb::arg("size"),
+          "A memory region of zeros as an array of bytes, released with the last array over it.");
+    m.def(
+        "regions",
+        [] {
+            nb::list result;
+            for (const Region& region : regions())
+                result.append(nb::make_tuple(region.id, region.name, region.size));
+            return result;
+        },
+        "(id, name, bytes) of every region.");
+    m.def(
+        "locate",
+        [](uintptr_t address) -> nb::object {
+            const auto found = locate(reinterpret_cast<const void*>(address));
+            if (!found) return nb::none();
+            return nb::make_tuple(found->region, found->offset);
+        },
+        nb::arg("address"), "(region id, offset) of an address, or None where no region holds it.");
+}
+
+}  // namespace ozone

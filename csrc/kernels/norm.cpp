@@ -1,0 +1,63 @@
+#include "kernels/norm.h"
+
+#include <cstddef>
+
+#include "kernels/share.h"
+#include "kernels/simd.h"
+
+namespace ozone::OZONE_ISA {
+namespace {
+
+// One over the root mean square of `cols` numbers.
+template <typename T>
+OZONE_INLINE float inverse_rms(const T* x, int64_t cols, double eps) {
+    F32 total = splat(0);
+    int64_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) {
+        const F32 v = load(x + i);
+        total = fma(v, v, total);
+    }
+    const F32 v = load_some(x + i, cols - i);
+    total = fma(v, v, total);
+    return 1.0f / __builtin_sqrtf(sum(total) / static_cast<float>(cols) + static_cast<float>(eps));
+}
+
+template <typename T>
+OZONE_INLINE void normalize(T* out, const T* x, const float* weight, int64_t cols, double eps) {
+    const F32 factor = splat(inverse_rms(x, cols, eps));
+    int64_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) store(out + i, load(x + i) * factor * load(weight + i));
+    store_some(out + i, load_some(x + i, cols - i) * factor * load_some(weight + i, cols - i), cols - i);
+}
+
+template <typename T>
+OZONE_INLINE void add(T* sum, const T* x, const T* y, int64_t cols) {
+    int64_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) store(sum + i, load(x + i) + load(y + i));
+    store_some(sum + i, load_some(x + i, cols - i) + load_some(y + i, cols - i), cols - i);
+}
+
+}  // namespace
+
+void run(const RmsNorm& p, int rank, int size) {
+    with_type(p.dtype, [&]<typename T>(T) {
+        const Share rows = share_of(p.rows, rank, size);
+        for (int64_t row = rows.begin; row < rows.end; ++row)
+            normalize(static_cast<T*>(p.out) + row * p.cols, static_cast<const T*>(p.x) + row * p.x_stride,
+                      p.weight, p.cols, p.eps);
+    });
+}
+
+void run(const FusedAddRmsNorm& p, int rank, int size) {
+    with_type(p.dtype, [&]<typename T>(T) {
+        const Share rows = share_of(p.rows, rank, size);
+        for (int64_t row = rows.begin; row < rows.end; ++row) {
+            const int64_t at = row * p.cols;
+            T* total = static_cast<T*>(p.sum) + at;
+            add(total, static_cast<const T*>(p.x) + at, static_cast<const T*>(p.residual) + at, p.cols);
+            normalize(static_cast<T*>(p.out) + at, static_cast<const T*>(total), p.weight, p.cols, p.eps);
+        }
+    });
+}
+
+}  // namespace ozone::OZONE_ISA

@@ -1,0 +1,59 @@
+// What products with packed weights share: the panel layout and what happens to a finished sum.
+//
+// A matrix of `rows` x `cols` is packed in panels of 48 rows. Inside a panel come the columns in steps, as many
+// as one dot-product instruction takes (1 for float32 and float16, 2 for bfloat16, 4 for 8-bit integers), and
+// inside a step the 48 rows, each with the columns of the step side by side:
+//
+//     packed[panel][step][row of the panel][column of the step]
+//
+// So a vector holds the same step of neighbouring rows: sums need no horizontal additions, an activation is
+// broadcast, weights are read in one stream, and the same layout serves one token and many. Three vectors of 16
+// rows leave registers for eight tokens. The last panel and the last step are padded with zeros. The layout is
+// the same for every instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/simd.h"
+
+namespace ozone::OZONE_ISA {
+
+inline constexpr int64_t kPanelRows = 48;
+inline constexpr int kPanelVectors = kPanelRows / kLanes;
+
+// Where products go: out[token][row] = sum + bias[row] + residual[token][row], rounded once.
+struct Output {
+    void* out;             // (tokens, rows), dense, of type `dtype`
+    const float* bias;     // (rows) or null
+    const void* residual;  // (tokens, rows), dense, of type `dtype`, or null
+    int64_t rows;
+    int64_t dtype;
+};
+
+// Stores the sums of one token and the rows [row, row + 48) that exist; `sums` are kPanelVectors vectors.
+template <typename T>
+OZONE_INLINE void finish_as(const Output& to, int64_t token, int64_t row, const F32* sums) {
+    const int64_t at = token * to.rows + row;
+    T* out = static_cast<T*>(to.out) + at;
+    const T* residual = to.residual ? static_cast<const T*>(to.residual) + at : nullptr;
+    for (int v = 0; v < kPanelVectors; ++v) {
+        const int64_t first = v * kLanes, left = to.rows - row - first;
+        if (left <= 0) return;
+        F32 sum = sums[v];
+        if (left >= kLanes) {
+            if (to.bias) sum += load(to.bias + row + first);
+            if (residual) sum += load(residual + first);
+            store(out + first, sum);
+        } else {
+            if (to.bias) sum += load_some(to.bias + row + first, left);
+            if (residual) sum += load_some(residual + first, left);
+            store_some(out + first, sum, left);
+        }
+    }
+}
+
+OZONE_INLINE void finish(const Output& to, int64_t token, int64_t row, const F32* sums) {
+    with_type(to.dtype, [&]<typename T>(T) { finish_as<T>(to, token, row, sums); });
+}
+
+}  // namespace ozone::OZONE_ISA

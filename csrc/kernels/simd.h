@@ -1,0 +1,216 @@
+// Vectors of floats: one type and a few functions, the same source for every instruction set.
+//
+// F32 is a GCC vector, so + - * / and comparisons are written as such. Products and sums are contracted only
+// where `fma` says so. Everything lives in the namespace of its instruction set: an inline function that two
+// sources compile for different CPUs must not be merged by the linker. For the same reason, kernel sources use
+// nothing of the standard library but what the compiler expands in place.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/types.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace ozone::OZONE_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+#else
+inline constexpr int kLanes = 8;
+#endif
+
+typedef float F32 __attribute__((vector_size(kLanes * 4)));
+typedef int32_t I32 __attribute__((vector_size(kLanes * 4)));
+
+#define OZONE_INLINE inline __attribute__((always_inline))
+
+OZONE_INLINE F32 splat(float x) { return F32{} + x; }
+
+OZONE_INLINE F32 fma(F32 a, F32 b, F32 c) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+// Of a NaN and a number, `b`.
+OZONE_INLINE F32 max(F32 a, F32 b) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (F32)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+OZONE_INLINE F32 min(F32 a, F32 b) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (F32)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
+OZONE_INLINE F32 abs(F32 x) { return (F32)((I32)x & 0x7fffffff); }
+
+OZONE_INLINE float scalar_max(float a, float b) { return a > b ? a : b; }
+OZONE_INLINE float scalar_min(float a, float b) { return a < b ? a : b; }
+
+OZONE_INLINE float sum(F32 x) {
+    float total[kLanes];
+    std::memcpy(total, &x, sizeof x);
+    for (int width = kLanes / 2; width; width /= 2)
+        for (int i = 0; i < width; ++i) total[i] += total[i + width];
+    return total[0];
+}
+
+OZONE_INLINE float largest(F32 x) {
+    float found[kLanes];
+    std::memcpy(found, &x, sizeof x);
+    for (int width = kLanes / 2; width; width /= 2)
+        for (int i = 0; i < width; ++i) found[i] = scalar_max(found[i], found[i + width]);
+    return found[0];
+}
+
+// ---- single numbers ----
+
+OZONE_INLINE float to_float(float x) { return x; }
+OZONE_INLINE float to_float(bf16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+OZONE_INLINE float to_float(f16 x) {
+#if defined(__F16C__)
+    return _cvtsh_ss(x.bits);
+#else
+    _Float16 half;
+    std::memcpy(&half, &x.bits, 2);
+    return static_cast<float>(half);
+#endif
+}
+
+template <typename T>
+OZONE_INLINE T from_float(float x);
+template <>
+OZONE_INLINE float from_float<float>(float x) {
+    return x;
+}
+template <>
+OZONE_INLINE bf16 from_float<bf16>(float x) {  // to nearest, ties to even; NaN stays NaN
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    if (x != x) return {0x7fc0};
+    return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+template <>
+OZONE_INLINE f16 from_float<f16>(float x) {
+#if defined(__F16C__)
+    return {static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT))};
+#else
+    const _Float16 half = static_cast<_Float16>(x);
+    f16 result;
+    std::memcpy(&result.bits, &half, 2);
+    return result;
+#endif
+}
+
+// ---- kLanes numbers ----
+
+OZONE_INLINE F32 load(const float* from) {
+    F32 x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+OZONE_INLINE F32 load(const bf16* from) {
+#if defined(__AVX512F__)
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return (F32)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+#elif defined(__AVX2__)
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (F32)_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+#else
+    F32 x;
+    for (int i = 0; i < kLanes; ++i) x[i] = to_float(from[i]);
+    return x;
+#endif
+}
+OZONE_INLINE F32 load(const f16* from) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__F16C__)
+    return (F32)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+    F32 x;
+    for (int i = 0; i < kLanes; ++i) x[i] = to_float(from[i]);
+    return x;
+#endif
+}
+
+OZONE_INLINE void store(float* to, F32 x) { std::memcpy(to, &x, sizeof x); }
+OZONE_INLINE void store(bf16* to, F32 x) {
+#if defined(__AVX512BF16__)
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(to, &rounded, sizeof rounded);
+#else
+    for (int i = 0; i < kLanes; ++i) to[i] = from_float<bf16>(x[i]);
+#endif
+}
+OZONE_INLINE void store(f16* to, F32 x) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < kLanes; ++i) to[i] = from_float<f16>(x[i]);
+#endif
+}
+
+// The first `count` < kLanes numbers; the lanes behind them are `fill`.
+template <typename T>
+OZONE_INLINE F32 load_some(const T* from, int64_t count, float fill = 0.0f) {
+    F32 x = splat(fill);
+    for (int64_t i = 0; i < count; ++i) x[i] = to_float(from[i]);
+    return x;
+}
+template <typename T>
+OZONE_INLINE void store_some(T* to, F32 x, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from_float<T>(x[i]);
+}
+
+// Rounds as a store to T and a load from it would.
+template <typename T>
+OZONE_INLINE F32 rounded_to(F32 x) {
+    T stored[kLanes];
+    store(stored, x);
+    return load(stored);
+}
+template <>
+OZONE_INLINE F32 rounded_to<float>(F32 x) {
+    return x;
+}
+
+// ---- calls by type ----
+
+// Calls `body(T{})` with T the element type that `code` names.
+template <typename Body>
+OZONE_INLINE void with_type(int64_t code, Body body) {
+    switch (static_cast<DType>(code)) {
+        case DType::f32: return body(float{});
+        case DType::bf16: return body(bf16{});
+        case DType::f16: return body(f16{});
+    }
+}
+
+}  // namespace ozone::OZONE_ISA

@@ -1,0 +1,53 @@
+// What a kernel is: an SPMD function over a struct of fields, with a stable identity.
+//
+// Each of `size` threads calls the function with its `rank` and does its share. A kernel never allocates,
+// never waits for another rank, and knows nothing but its parameters.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "runtime/isa.h"
+
+namespace ozone {
+
+// What a field holds, which is what a stored launch has to know about it. Every field takes 8 bytes.
+enum class Kind : uint8_t {
+    input,    // pointer that is read (may be null where the kernel says so)
+    output,   // pointer that is written
+    state,    // pointer that is read and written: KV cache, accumulators
+    count,    // int64 that varies from step to step, read from the batch header at run time
+    integer,  // int64 that is fixed when a launch is stored
+    real,     // double, likewise
+};
+
+inline bool is_pointer(Kind kind) { return kind <= Kind::state; }
+
+struct Field {
+    std::string_view name;
+    Kind kind;
+};
+
+using KernelFunction = void (*)(const void* params, int rank, int size);
+using KernelCost = int64_t (*)(const void* params);
+
+struct Kernel {
+    std::string_view name;          // unique
+    uint32_t id;                    // a hash of the name, the same in every build
+    uint32_t version;               // raised when the meaning of the fields or of the result changes
+    std::span<const Field> fields;  // of the parameter struct, in order
+    KernelCost cost;                // about how many bytes a launch moves: small ones stay on one thread
+    KernelFunction variants[kIsas];
+};
+
+constexpr uint32_t kernel_id(std::string_view name) {  // FNV-1a
+    uint32_t hash = 2166136261u;
+    for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
+    return hash;
+}
+
+// Every kernel of the library (kernels/registry.cpp).
+std::span<const Kernel> kernels();
+
+}  // namespace ozone

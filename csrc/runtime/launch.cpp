@@ -1,0 +1,25 @@
+#include "runtime/launch.h"
+
+#include "runtime/team.h"
+
+namespace ozone {
+namespace {
+
+KernelFunction variant(const Kernel& kernel) { return kernel.variants[static_cast<int>(active_isa())]; }
+
+}  // namespace
+
+void launch(const Kernel& kernel, const void* params) {
+    if (kernel.cost(params) < kAloneBelowBytes) return launch_alone(kernel, params);
+    team().run(variant(kernel), params);
+}
+
+void launch_alone(const Kernel& kernel, const void* params) { variant(kernel)(params, 0, 1); }
+
+const Kernel* find_kernel(std::string_view name) {
+    for (const Kernel& kernel : kernels())
+        if (kernel.name == name) return &kernel;
+    return nullptr;
+}
+
+}  // namespace ozone
