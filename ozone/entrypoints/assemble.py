@@ -44,6 +44,10 @@ _GENERATION_DEFAULTS = {
 }
 
 _MAX_GENERATION_CONFIG_CHARACTERS = 1 << 20
+_NOT_BUILT = (
+    "the native library is not built, so every op runs in plain PyTorch: slower, and quantized weights take "
+    "more memory; `make install` builds it"
+)
 # About 0.1 ms: the gap between two products of a step is shorter, a pause between steps is longer.
 _SPIN_COUNT = "10000"
 
@@ -128,7 +132,10 @@ def load(
             tokenizer=args.tokenizer,
         )
     with timer.phase("config"):
-        config = resolve(args, files.config, platform_facts())
+        platform = platform_facts()
+        config = resolve(args, files.config, platform)
+    if not platform.native:
+        logger.warning(_NOT_BUILT)
     for notice in config.notices:
         logger.warning("%s", notice)
     warning = unbuilt(config)

@@ -45,7 +45,10 @@ def build_info() -> dict[str, str] | None:
 
 def platform_facts() -> PlatformFacts:
     """The facts of this machine, with what the native library adds to them."""
-    return dataclasses.replace(cpu.detect(), native=library() is not None)
+    facts, native = cpu.detect(), library()
+    if native is None:
+        return facts
+    return dataclasses.replace(facts, native=True, isa=native.isa(), kernels=frozenset(native.kernels()))
 
 
 @functools.cache

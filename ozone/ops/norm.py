@@ -17,9 +17,7 @@ if NATIVE:
 def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     rows, cols = x.shape
     out = torch.empty_like(x)
-    _rms_norm(
-        out.data_ptr(), x.data_ptr(), weight.data_ptr(), rows, cols, x.stride(0), eps, DTYPES[x.dtype]
-    )
+    _rms_norm(out.data_ptr(), x.data_ptr(), weight.data_ptr(), rows, cols, x.stride(0), eps, DTYPES[x.dtype])
     return out
 
 

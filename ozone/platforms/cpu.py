@@ -12,7 +12,9 @@ from ozone.errors import ConfigError
 from ozone.platforms.cgroup import cpu_quota, memory_limits, read
 
 _AVX2 = {"avx2", "fma", "f16c"}
-_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni"}
+_AVX512 = (
+    _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi"} | {"avx512_bf16", "avx512_vnni"}
+)
 _AMX = _AVX512 | {"amx_tile", "amx_bf16", "amx_int8"}
 
 # Instruction sets that kernels are built for, least first, and the CPU flags that each needs.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ozone.native
+from ozone.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +29,95 @@ def test_a_checkout_that_was_not_built_still_imports() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "not built" in result.stdout
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_environment_forces_an_instruction_set_for_kernels_and_config_alike() -> None:
+    code = "from ozone.native import library, platform_facts; print(library().isa(), platform_facts().isa)"
+    assert _python(code, OZONE_ISA="portable").stdout.split() == ["portable", "portable"]
+
+
+def test_an_instruction_set_that_is_not_there_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OZONE_ISA", "sse9")
+    with pytest.raises(ConfigError, match="OZONE_ISA=sse9"):
+        ozone.native.library.__wrapped__()
+
+
+def test_the_library_can_be_left_out() -> None:
+    code = "from ozone.native import library, platform_facts; print(library(), platform_facts().native)"
+    assert _python(code, OZONE_NATIVE="0").stdout.split() == ["None", "False"]
+
+
+def test_a_start_without_the_library_answers_and_says_once_what_is_missing() -> None:
+    code = (
+        "from ozone import LLM\n"
+        "llm = LLM(optimization_level=0, kv_cache_memory_bytes=1 << 26, max_model_len=256)\n"
+        "print(llm.generate(['1 2 3 4'], use_tqdm=False)[0].outputs[0].token_ids)"
+    )
+    result = _python(code, OZONE_NATIVE="0")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("the native library is not built") == 1
+    assert result.stdout.startswith("[")
+
+
+def test_the_best_instruction_set_comes_last() -> None:
+    native = ozone.native.library()
+    assert native.isas()[0] == "portable"
+    assert native.isa() in native.isas()
+    with pytest.raises(ValueError, match="no such instruction set"):
+        native.set_isa("sse9")
+
+
+class TestRegions:
+    def test_an_address_is_found_again_by_region_and_offset(self) -> None:
+        native = ozone.native.library()
+        first, second = ozone.native.allocate("first", 5000), ozone.native.allocate("second", 1)
+        ids = {name: number for number, name, _ in native.regions()}
+        base = first.ctypes.data
+        assert base % 4096 == 0
+        assert native.locate(base) == (ids["first"], 0)
+        assert native.locate(base + 4999) == (ids["first"], 4999)
+        assert native.locate(base + 5000) is None
+        assert native.locate(second.ctypes.data) == (ids["second"], 0)
+        assert not first.any()
+
+    def test_a_region_is_released_with_the_last_array_over_it(self) -> None:
+        native = ozone.native.library()
+        part = ozone.native.allocate("released", 64)[8:16]
+        assert "released" in {name for _, name, _ in native.regions()}
+        del part
+        assert "released" not in {name for _, name, _ in native.regions()}
+
+
+class TestKernels:
+    def test_every_kernel_declares_its_fields(self) -> None:
+        kernels = ozone.native.library().kernels()
+        assert len({kernel.id for kernel in kernels.values()}) == len(kernels)
+        for name, kernel in kernels.items():
+            assert kernel.name == name
+            assert kernel.version >= 1
+            names = [field for field, _ in kernel.fields]
+            assert len(set(names)) == len(names)
+            assert "output" in {kind for _, kind in kernel.fields} or "state" in {
+                kind for _, kind in kernel.fields
+            }
+
+    def test_a_call_with_a_wrong_number_of_fields_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="rms_norm takes 8 arguments, not 1"):
+            ozone.native.kernel("rms_norm")(0)
+
+    def test_a_field_of_a_wrong_type_is_refused(self) -> None:
+        with pytest.raises(TypeError):
+            ozone.native.kernel("rms_norm")(0, 0, 0, 1, 1, 1, "eps", 0)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ozone.platforms import cpu
 from ozone.platforms.cgroup import cpu_quota, memory_limits
 
 AVX2 = "fpu sse2 avx avx2 fma f16c"
-AVX512 = f"{AVX2} avx512f avx512bw avx512vl avx512dq avx512_bf16 avx512_vnni"
+AVX512 = f"{AVX2} avx512f avx512bw avx512vl avx512dq avx512vbmi avx512_bf16 avx512_vnni"
 AMX = f"{AVX512} amx_tile amx_bf16 amx_int8"
 MIB = 1024**2
 
