@@ -1,30 +1,71 @@
-"""The embedding table and the output head, which may be the same matrix."""
+"""The embedding table and the output head, which may be the same matrix. How a table is stored, gathered
+from and multiplied with is up to a `TableMethod`.
+"""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ozone.layers.checkpoint import Checkpoint, LoadableLayer, meta_parameter, parameter
-from ozone.ops.embedding import embedding
-from ozone.ops.linear import logits
+from ozone.layers.checkpoint import Checkpoint, LoadableLayer
+
+
+class TableMethod(Protocol):
+    """One way to store a vocabulary's rows. Implementations live in `ozone/quantization/`."""
+
+    def create(self, layer: Embedding) -> None:
+        """Give the layer the parameters that this method needs, on the meta device."""
+        ...
+
+    def load(self, layer: Embedding, checkpoint: Checkpoint) -> None:
+        """Replace them by memory and fill it."""
+        ...
+
+    def gather(self, layer: Embedding, token_ids: Tensor) -> Tensor:
+        """Rows times `layer.scale`: (tokens,) int32 or int64 -> (tokens, columns) of `layer.dtype`."""
+        ...
+
+    def scores(self, layer: Embedding, hidden: Tensor, softcap: float | None) -> Tensor:
+        """Products with every row, soft-capped if asked: (tokens, columns) -> (tokens, rows) float32."""
+        ...
 
 
 class Embedding(LoadableLayer):
-    """Rows of a (vocabulary, columns) table, times `scale` rounded to the table's type."""
+    """Rows of a (vocabulary, columns) table, times `scale` rounded to the model's type.
 
-    def __init__(self, name: str, rows: int, columns: int, *, dtype: torch.dtype, scale: float = 1.0) -> None:
+    Attributes:
+        name: checkpoint name without ``.weight``.
+        weight: as the method makes it; a method may make other parameters besides or instead.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        name: str,
+        rows: int,
+        columns: int,
+        *,
+        dtype: torch.dtype,
+        method: TableMethod,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
         self.name = name
+        self.rows = rows
+        self.columns = columns
+        self.dtype = dtype
         self.scale = float(torch.tensor(scale, dtype=dtype, device="cpu"))
-        self.weight = meta_parameter(rows, columns, dtype=dtype)
+        self.method = method
+        method.create(self)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        shape = tuple(self.weight.shape)
-        self.weight = parameter(checkpoint.read([f"{self.name}.weight"], [shape], self.weight.dtype))
+        self.method.load(self, checkpoint)
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        return embedding(token_ids, self.weight, self.scale)
+        return self.method.gather(self, token_ids)
 
 
 class LMHead(nn.Module):
@@ -38,4 +79,4 @@ class LMHead(nn.Module):
         self.softcap = softcap
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return logits(hidden, self.table.weight, self.softcap)
+        return self.table.method.scores(self.table, hidden, self.softcap)

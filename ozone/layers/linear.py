@@ -24,8 +24,8 @@ class LinearMethod(Protocol):
         """Replace them by memory and fill it."""
         ...
 
-    def apply(self, layer: Linear, x: Tensor) -> Tensor:
-        """The product: (tokens, in_features) -> (tokens, out_features)."""
+    def apply(self, layer: Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The product, plus `residual` of its shape: (tokens, in_features) -> (tokens, out_features)."""
         ...
 
 
@@ -64,5 +64,5 @@ class Linear(LoadableLayer):
     def load(self, checkpoint: Checkpoint) -> None:
         self.method.load(self, checkpoint)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.method.apply(self, x)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.method.apply(self, x, residual)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ozone.layers.embedding import TableMethod
 from ozone.layers.linear import LinearMethod
 
 
@@ -18,8 +19,10 @@ class BuildOptions:
         dtype: type of activations and of weights that are not quantized.
         max_model_len: longest context, in tokens: rows of the rotary tables.
         linear_method: how the weights of the linear of that checkpoint name are stored and multiplied.
+        table_method: the same for the embedding or output table of that checkpoint name.
     """
 
     dtype: torch.dtype
     max_model_len: int
     linear_method: Callable[[str], LinearMethod]
+    table_method: Callable[[str], TableMethod]

@@ -36,7 +36,8 @@ def build_model(config: ModelConfig, *, dtype: torch.dtype, max_model_len: int) 
         raise ModelFileError(f"model family {config.family!r} is not one of {', '.join(modules)}")
     module, _, attribute = modules[config.family].partition(":")
     family = cast("type[CausalLM]", getattr(importlib.import_module(module), attribute))
-    options = BuildOptions(dtype, max_model_len, scheme_for(config).linear_method)
+    scheme = scheme_for(config)
+    options = BuildOptions(dtype, max_model_len, scheme.linear_method, scheme.table_method)
     with torch.device("meta"):
         return family(config, options).eval()
 

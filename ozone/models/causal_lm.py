@@ -44,7 +44,8 @@ class CausalLM(nn.Module):
 
     def _table(self, name: str, options: BuildOptions, scale: float = 1.0) -> Embedding:
         rows, columns = self.config.vocab_size, self.config.hidden_size
-        return Embedding(name, rows, columns, dtype=options.dtype, scale=scale)
+        method = options.table_method(name)
+        return Embedding(name, rows, columns, dtype=options.dtype, method=method, scale=scale)
 
     @abstractmethod
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:

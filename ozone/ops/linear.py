@@ -16,17 +16,23 @@ _ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 @op("linear")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x @ weight.T + bias``: (tokens, columns) by (rows, columns) -> (tokens, rows)."""
-    return _product(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, rows: int) -> Tensor:  # noqa: ARG001
+    """``x @ weight.T + bias + residual``: (tokens, columns) by (rows, columns) -> (tokens, rows).
+
+    Args:
+        bias: (rows,), float32.
+        residual: (tokens, rows), of the type of `x`.
+    """
+    product = _product(x, weight, None if bias is None else bias.to(x.dtype))
+    return product if residual is None else product + residual
 
 
-def _fake_logits(x: Tensor, weight: Tensor, softcap: float | None) -> Tensor:  # noqa: ARG001
-    return x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32)
+def _fake_logits(x: Tensor, weight: Tensor, softcap: float | None, rows: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty((x.shape[0], rows), dtype=torch.float32)
 
 
 @op("logits", fake=_fake_logits)
-def logits(x: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
+def logits(x: Tensor, weight: Tensor, softcap: float | None, rows: int) -> Tensor:  # noqa: ARG001
     """Scores of every token of the vocabulary: (tokens, columns) by (vocabulary, columns) -> float32.
 
     Sums are not rounded to the weights' type on their way. With a soft cap the scores are

@@ -27,9 +27,9 @@ class OpSchema:
 
 
 _SCHEMAS: tuple[OpSchema, ...] = (
-    OpSchema("embedding", "(Tensor token_ids, Tensor weight, float scale) -> Tensor"),
-    OpSchema("linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"),
-    OpSchema("logits", "(Tensor x, Tensor weight, float? softcap) -> Tensor"),
+    OpSchema("embedding", "(Tensor token_ids, Tensor weight, float scale, int cols) -> Tensor"),
+    OpSchema("linear", "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int rows) -> Tensor"),
+    OpSchema("logits", "(Tensor x, Tensor weight, float? softcap, int rows) -> Tensor"),
     OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", governed=True),
     OpSchema(
         "fused_add_rms_norm",

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from ozone.config.model import ModelConfig
 from ozone.errors import ModelFileError
 from ozone.layers.checkpoint import Decoder
+from ozone.layers.embedding import TableMethod
 from ozone.layers.linear import LinearMethod
 
 # quant_method of a checkpoint's quantization_config -> the class that reads it.
@@ -21,12 +22,16 @@ SCHEMES: dict[str, str] = {
 
 
 class Scheme(Protocol):
-    """Chooses how each linear of a checkpoint is stored and multiplied."""
+    """Chooses how each linear and each table of a checkpoint is stored and multiplied."""
 
     def __init__(self, config: ModelConfig) -> None: ...
 
     def linear_method(self, name: str) -> LinearMethod:
         """The method for the linear of that checkpoint name (a merged linear goes by its first)."""
+        ...
+
+    def table_method(self, name: str) -> TableMethod:
+        """The method for the embedding table or output head of that checkpoint name."""
         ...
 
 

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ozone.config.model import ModelConfig
 from ozone.layers.checkpoint import Checkpoint, Decoder, meta_parameter, parameter
+from ozone.layers.embedding import Embedding, TableMethod
 from ozone.layers.linear import Linear, LinearMethod
-from ozone.ops.linear import linear
+from ozone.ops.embedding import embedding
+from ozone.ops.linear import linear, logits
 
 # Elements converted at a time: few enough to stay in a cache, many enough to outweigh a call.
 _CHUNK = 1 << 18
@@ -36,11 +38,11 @@ DECODERS = {
 
 
 class UnquantizedLinear:
-    """One (rows, columns) matrix in the model's type, and a bias in the same type where there is one."""
+    """One (rows, columns) matrix in the model's type, and a bias in float32 where there is one."""
 
     def create(self, layer: Linear) -> None:
         layer.weight = meta_parameter(layer.out_features, layer.in_features, dtype=layer.dtype)
-        layer.bias = meta_parameter(layer.out_features, dtype=layer.dtype) if layer.has_bias else None
+        layer.bias = meta_parameter(layer.out_features, dtype=torch.float32) if layer.has_bias else None
 
     def load(self, layer: Linear, checkpoint: Checkpoint) -> None:
         shapes = [(size, layer.in_features) for size in layer.out_sizes]
@@ -49,17 +51,38 @@ class UnquantizedLinear:
         if layer.bias is not None:
             biases = [f"{name}.bias" for name in layer.names]
             sizes = [(size,) for size in layer.out_sizes]
-            layer.bias = parameter(checkpoint.read(biases, sizes, layer.dtype))
+            layer.bias = parameter(checkpoint.read(biases, sizes, torch.float32))
 
-    def apply(self, layer: Linear, x: Tensor) -> Tensor:
-        return linear(x, layer.weight, layer.bias)
+    def apply(self, layer: Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return linear(x, layer.weight, layer.bias, residual, layer.out_features)
+
+
+class UnquantizedTable:
+    """One (vocabulary, columns) matrix in the model's type."""
+
+    def create(self, layer: Embedding) -> None:
+        layer.weight = meta_parameter(layer.rows, layer.columns, dtype=layer.dtype)
+
+    def load(self, layer: Embedding, checkpoint: Checkpoint) -> None:
+        shape = (layer.rows, layer.columns)
+        layer.weight = parameter(checkpoint.read([f"{layer.name}.weight"], [shape], layer.dtype))
+
+    def gather(self, layer: Embedding, token_ids: Tensor) -> Tensor:
+        return embedding(token_ids, layer.weight, layer.scale, layer.columns)
+
+    def scores(self, layer: Embedding, hidden: Tensor, softcap: float | None) -> Tensor:
+        return logits(hidden, layer.weight, softcap, layer.rows)
 
 
 class Unquantized:
     """The scheme of checkpoints without one."""
 
     def __init__(self, config: ModelConfig) -> None:  # noqa: ARG002 (the protocol's signature)
-        self._method = UnquantizedLinear()
+        self._linear = UnquantizedLinear()
+        self._table = UnquantizedTable()
 
     def linear_method(self, name: str) -> LinearMethod:  # noqa: ARG002 (all linears alike)
-        return self._method
+        return self._linear
+
+    def table_method(self, name: str) -> TableMethod:  # noqa: ARG002 (all tables alike)
+        return self._table

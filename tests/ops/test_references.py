@@ -74,7 +74,9 @@ def test_linear_accumulates_wider_than_its_inputs(dtype: torch.dtype, tokens: in
     x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((tokens, 700), (300, 700), (300,)))
     expected = x.double() @ weight.double().T + bias.double()
     tolerance = 2 * torch.finfo(dtype).eps
-    torch.testing.assert_close(linear(x, weight, bias).double(), expected, rtol=tolerance, atol=1e-3)
+    torch.testing.assert_close(
+        linear(x, weight, bias.float(), None, 300).double(), expected, rtol=tolerance, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -82,11 +84,11 @@ def test_one_row_products_leave_onednn_as_it_was(enabled: bool) -> None:
     x, weight = torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16()
     torch._C._set_mkldnn_enabled(enabled)
     try:
-        linear(x, weight, None)
-        logits(x, weight, None)
+        linear(x, weight, None, None, 8)
+        logits(x, weight, None, 8)
         assert torch.backends.mkldnn.enabled is enabled
         with pytest.raises(RuntimeError):
-            linear(x, weight[:, :5], None)
+            linear(x, weight[:, :5], None, None, 8)
         assert torch.backends.mkldnn.enabled is enabled
     finally:
         torch._C._set_mkldnn_enabled(True)
@@ -94,7 +96,7 @@ def test_one_row_products_leave_onednn_as_it_was(enabled: bool) -> None:
 
 def test_logits_are_float32_and_soft_capped() -> None:
     x, weight = torch.randn(2, 64).bfloat16(), torch.randn(9, 64).bfloat16()
-    plain, capped = logits(x, weight, None), logits(x, weight, 3.0)
+    plain, capped = logits(x, weight, None, 9), logits(x, weight, 3.0, 9)
     assert plain.dtype == capped.dtype == torch.float32
     torch.testing.assert_close(capped, 3.0 * torch.tanh(plain / 3.0))
 
@@ -108,13 +110,13 @@ def test_logits_are_not_rounded_to_the_weights_type(
     x, weight = torch.randn(tokens, columns).to(dtype), torch.randn(rows, columns).to(dtype)
     expected = x.double() @ weight.double().T
     # Twice the digits of bfloat16, eight bits of a float32 sum.
-    torch.testing.assert_close(logits(x, weight, None).double(), expected, rtol=2**-16, atol=1e-4)
+    torch.testing.assert_close(logits(x, weight, None, rows).double(), expected, rtol=2**-16, atol=1e-4)
     assert torch.backends.mkldnn.enabled
 
 
 def test_embedding_scales_rows() -> None:
     weight = torch.randn(5, 8)
-    assert torch.equal(embedding(torch.tensor([4, 1]), weight, 3.0), weight[[4, 1]] * 3.0)
+    assert torch.equal(embedding(torch.tensor([4, 1]), weight, 3.0, 8), weight[[4, 1]] * 3.0)
 
 
 def test_kv_write_touches_only_its_slots() -> None:

@@ -25,9 +25,9 @@ def _rows(*shape: int) -> torch.Tensor:
 
 
 SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
-    "embedding": lambda: (torch.tensor([3, 0, 3]), _rows(5, 8), 2.0),
-    "linear": lambda: (_rows(3, 8), _rows(5, 8), _rows(5)),
-    "logits": lambda: (_rows(3, 8), _rows(5, 8), 1.5),
+    "embedding": lambda: (torch.tensor([3, 0, 3]), _rows(5, 8), 2.0, 8),
+    "linear": lambda: (_rows(3, 8), _rows(5, 8), _rows(5), _rows(3, 5), 5),
+    "logits": lambda: (_rows(3, 8), _rows(5, 8), 1.5, 5),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
     "rotary_embedding": lambda: (_rows(3, 4, 8), _rows(3, 2, 8), torch.tensor([0, 1, 5]), _rows(6, 8)),
