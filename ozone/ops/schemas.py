@@ -29,6 +29,11 @@ class OpSchema:
 _SCHEMAS: tuple[OpSchema, ...] = (
     OpSchema("embedding", "(Tensor token_ids, Tensor weight, float scale, int cols) -> Tensor"),
     OpSchema("linear", "(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int rows) -> Tensor"),
+    OpSchema(
+        "linear_int8",
+        "(Tensor x, Tensor x_scale, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? residual, "
+        "int rows, ScalarType dtype) -> Tensor",
+    ),
     OpSchema("logits", "(Tensor x, Tensor weight, float? softcap, int rows) -> Tensor"),
     OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", governed=True),
     OpSchema(

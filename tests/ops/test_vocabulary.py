@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ozone.ops
+from ozone.ops.linear_int8 import pack_int8
 from ozone.ops.registry import OPS
 from ozone.ops.schemas import SCHEMAS
 
@@ -24,9 +25,23 @@ def _rows(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
+def _bytes(*shape: int) -> torch.Tensor:
+    return torch.randint(-127, 128, shape, dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+
+
 SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
     "embedding": lambda: (torch.tensor([3, 0, 3]), _rows(5, 8), 2.0, 8),
     "linear": lambda: (_rows(3, 8), _rows(5, 8), _rows(5), _rows(3, 5), 5),
+    "linear_int8": lambda: (
+        _bytes(3, 8),
+        _rows(3, 1),
+        pack_int8([_bytes(5, 8)]),
+        _rows(5),
+        _rows(5),
+        _rows(3, 5).bfloat16(),
+        5,
+        torch.bfloat16,
+    ),
     "logits": lambda: (_rows(3, 8), _rows(5, 8), 1.5, 5),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
