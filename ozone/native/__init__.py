@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import importlib
 import os
-from collections.abc import Callable
 from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,15 +51,24 @@ def platform_facts() -> PlatformFacts:
     return dataclasses.replace(facts, native=True, isa=native.isa(), kernels=frozenset(native.kernels()))
 
 
+class Kernel(Protocol):
+    """A kernel of the library: it takes one argument for each of its fields, addresses as integers."""
+
+    def __call__(self, *fields: float) -> None:
+        """Launch it on the thread team."""
+
+    def alone(self, *fields: float) -> None:
+        """Run it on the calling thread."""
+
+
 @functools.cache
-def _kernels() -> dict[str, Callable[..., None]]:
+def _kernels() -> dict[str, Kernel]:
     native = library()
     return {} if native is None else native.kernels()
 
 
-def kernel(name: str) -> Callable[..., None]:
-    """The kernel of that name: a callable with one argument for each field, addresses as integers. Called,
-    it runs on the thread team; its attribute ``alone`` runs it on the calling thread.
+def kernel(name: str) -> Kernel:
+    """The kernel of that name.
 
     Raises: `KeyError` where the library has no such kernel; see `library` for whether there is one at all.
     """
