@@ -35,6 +35,16 @@ _SCHEMAS: tuple[OpSchema, ...] = (
         "int rows, ScalarType dtype) -> Tensor",
     ),
     OpSchema("logits", "(Tensor x, Tensor weight, float? softcap, int rows) -> Tensor"),
+    OpSchema(
+        "linear_fp8",
+        "(Tensor x, Tensor x_scale, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? residual, "
+        "int rows, ScalarType dtype) -> Tensor",
+    ),
+    OpSchema(
+        "linear_int4",
+        "(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, Tensor? residual, int rows, "
+        "int group_size) -> Tensor",
+    ),
     OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", governed=True),
     OpSchema(
         "fused_add_rms_norm",

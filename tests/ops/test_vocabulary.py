@@ -43,6 +43,26 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
         torch.bfloat16,
     ),
     "logits": lambda: (_rows(3, 8), _rows(5, 8), 1.5, 5),
+    "linear_fp8": lambda: (
+        _rows(3, 8).to(torch.float8_e4m3fn),
+        _rows(3, 1),
+        _rows(5, 8).to(torch.float8_e4m3fn),
+        _rows(5),
+        _rows(5),
+        _rows(3, 5),
+        5,
+        torch.float32,
+    ),
+    "linear_int4": lambda: (
+        _rows(3, 16),
+        torch.arange(80, dtype=torch.uint8).view(5, 16) % 16,
+        _rows(1, 2, 48),
+        None,
+        _rows(5),
+        _rows(3, 5),
+        5,
+        8,
+    ),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
     "rotary_embedding": lambda: (_rows(3, 4, 8), _rows(3, 2, 8), torch.tensor([0, 1, 5]), _rows(6, 8)),
@@ -79,8 +99,11 @@ def test_an_op_keeps_the_promises_of_its_schema(name: str) -> None:
     """Mutation and aliasing as declared, and fake results shaped like real ones."""
     node = OPS[name].node
     assert node._schema.is_mutable == SCHEMAS[name].mutates
-    checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(node, SAMPLES[name](), test_utils=checks)
+    arguments = SAMPLES[name]()
+    # The schema check multiplies tensors, which torch cannot do in float8.
+    float8 = any(getattr(argument, "dtype", None) is torch.float8_e4m3fn for argument in arguments)
+    checks = ("test_faketensor",) if float8 else ("test_schema", "test_faketensor")
+    torch.library.opcheck(node, arguments, test_utils=checks)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
