@@ -25,10 +25,11 @@ inline constexpr int kLanes = 8;
 
 typedef float F32 __attribute__((vector_size(kLanes * 4)));
 typedef int32_t I32 __attribute__((vector_size(kLanes * 4)));
+typedef uint8_t U8 __attribute__((vector_size(kLanes)));
 
 #define OZONE_INLINE inline __attribute__((always_inline))
 
-OZONE_INLINE F32 splat(float x) { return F32{} + x; }
+OZONE_INLINE F32 splat(float x) { return x - F32{}; }  // of -0 too
 
 OZONE_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
@@ -63,6 +64,10 @@ OZONE_INLINE F32 min(F32 a, F32 b) {
 
 OZONE_INLINE F32 abs(F32 x) { return (F32)((I32)x & 0x7fffffff); }
 
+// Lanes of `a` where `mask` is -1, of `b` where it is 0.
+OZONE_INLINE F32 select(I32 mask, F32 a, F32 b) { return (F32)(((I32)a & mask) | ((I32)b & ~mask)); }
+OZONE_INLINE I32 select(I32 mask, I32 a, I32 b) { return (a & mask) | (b & ~mask); }
+
 OZONE_INLINE float scalar_max(float a, float b) { return a > b ? a : b; }
 OZONE_INLINE float scalar_min(float a, float b) { return a < b ? a : b; }
 
@@ -80,6 +85,39 @@ OZONE_INLINE float largest(F32 x) {
     for (int width = kLanes / 2; width; width /= 2)
         for (int i = 0; i < width; ++i) found[i] = scalar_max(found[i], found[i + width]);
     return found[0];
+}
+
+// e^x to 1 unit in the last place. Results below 2^-125 may be zero; that of -inf is.
+OZONE_INLINE F32 exp(F32 x) {
+    const F32 clamped = min(splat(89.0f), max(splat(-104.0f), x));  // both keep a NaN
+    // x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer, which the low bits then hold.
+    const F32 magic = splat(12582912.0f);
+    const F32 shifted = fma(clamped, splat(1.44269504f), magic);
+    const F32 n = shifted - magic;
+    F32 r = fma(n, splat(-0.693359375f), clamped);
+    r = fma(n, splat(2.12194440e-4f), r);
+    // Cephes' polynomial of (e^r - 1 - r) / r^2.
+    F32 y = fma(splat(1.9875691500e-4f), r, splat(1.3981999507e-3f));
+    y = fma(y, r, splat(8.3334519073e-3f));
+    y = fma(y, r, splat(4.1665795894e-2f));
+    y = fma(y, r, splat(1.6666665459e-1f));
+    y = fma(y, r, splat(5.0000001201e-1f));
+    y = fma(y, r * r, r) + 1.0f;
+#if defined(__AVX512F__)
+    return (F32)_mm512_scalef_ps((__m512)y, (__m512)n);
+#else
+    // 2^n in two factors: 2^128 is not a float, e^88.7 is.
+    const I32 power = (I32)shifted - (I32)magic, half = power >> 1;
+    y = y * (F32)((half + 127) << 23) * (F32)((power - half + 127) << 23);
+    return select(x < -86.6f, splat(0), y);
+#endif
+}
+
+// The hyperbolic tangent, to 2^-23 absolutely.
+OZONE_INLINE F32 tanh(F32 x) {
+    const F32 e = exp(abs(x) * -2.0f);
+    const F32 t = (1.0f - e) / (1.0f + e);
+    return (F32)((I32)t | ((I32)x & static_cast<int32_t>(0x80000000)));
 }
 
 // ---- single numbers ----
@@ -175,6 +213,45 @@ OZONE_INLINE void store(f16* to, F32 x) {
 #else
     for (int i = 0; i < kLanes; ++i) to[i] = from_float<f16>(x[i]);
 #endif
+}
+
+// e4m3: exact.
+OZONE_INLINE F32 load(const e4m3* from) {
+    U8 bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    const I32 code = __builtin_convertvector(bytes, I32), magnitude = (code & 0x7f) << 20;
+    // The exponent is rebased. Below 2^-6 there is no implicit one: 2^-6 (1 + m / 8) - 2^-6 has no need of it,
+    // and makes no float that is subnormal on its way, which some CPUs are slow at.
+    const F32 normal = (F32)(magnitude + (120 << 23)), small = (F32)(magnitude + (121 << 23)) - 0.015625f;
+    const I32 value = select(magnitude < (8 << 20), (I32)small, (I32)normal);
+    return (F32)(select(magnitude == (0x7f << 20), I32{} + 0x7fc00000, value) | ((code & 0x80) << 24));
+}
+// To nearest, ties to even; what is too large becomes the largest, NaN stays NaN.
+OZONE_INLINE void store(e4m3* to, F32 x) {
+    const F32 magnitude = min(splat(448.0f), abs(x));
+    const I32 bits = (I32)magnitude;
+    // Normal numbers drop 20 bits of the mantissa; below 2^-6 they are multiples of 2^-9, as 2^14 makes them.
+    const I32 normal = ((bits + 0x7ffff + ((bits >> 20) & 1)) >> 20) - (120 << 3);
+    const I32 small = (I32)(magnitude + 16384.0f) - 0x46800000;
+    const I32 code = select(magnitude < 0.015625f, small, normal);
+    const I32 kept = select(x == x, code, I32{} + 0x7f) | (((I32)x >> 24) & 0x80);
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)kept));
+#else
+    const U8 bytes = __builtin_convertvector(kept, U8);
+    std::memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+OZONE_INLINE float to_float(e4m3 x) {
+    const e4m3 all[kLanes] = {x};
+    return load(all)[0];
+}
+template <>
+OZONE_INLINE e4m3 from_float<e4m3>(float x) {
+    e4m3 all[kLanes];
+    store(all, splat(x));
+    return all[0];
 }
 
 // The first `count` < kLanes numbers; the lanes behind them are `fill`.
