@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "throughput": Benchmark("ozone.bench.throughput", "many requests at once: requests/s, tokens/s"),
     "serve": Benchmark("ozone.bench.serve", "load on a server over HTTP: latencies as its clients see them"),
     "startup": Benchmark("ozone.bench.startup", "process start to first token, level by level"),
+    "perplexity": Benchmark("ozone.bench.perplexity", "how well a model predicts a fixed text"),
     "machine": Benchmark("ozone.bench.machine", "this machine's limits: read bandwidth, peak of products"),
 }
 
