@@ -22,7 +22,9 @@ struct Location {
     uint64_t offset;
 };
 
-// A region of zeros, given memory by the system where it is first touched. Throws std::bad_alloc.
+// A region of zeros, given memory by the system where it is first touched: in huge pages, where it has them, so
+// that reading gigabytes does not wait for address translation. Small regions lie side by side, in the order in
+// which they were asked for. Throws std::bad_alloc.
 Region allocate_region(std::string name, size_t size);
 
 // Unmaps the region. Nothing may point into it any more.

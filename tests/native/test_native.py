@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ozone.native
@@ -139,3 +140,27 @@ def test_the_library_runs_clean_under_address_and_undefined_behaviour_sanitizers
     }
     code = "import _native; assert _native.build_info()['compiler']"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def _base(region: np.ndarray) -> int:
+    return int(region.ctypes.data)
+
+
+def test_small_regions_lie_side_by_side_and_large_ones_at_a_huge_page() -> None:
+    first, second = (ozone.native.allocate("small", size) for size in (5000, 100))
+    assert 0 < _base(second) - _base(first) < 1 << 20
+    assert _base(second) % 4096 == 0
+    assert _base(ozone.native.allocate("large", 20 << 20)) % (2 << 20) == 0
+
+
+def test_a_released_region_leaves_its_neighbours_alone() -> None:
+    native = ozone.native.library()
+    assert native is not None
+    first, second = (ozone.native.allocate(name, 10_000) for name in ("first", "second"))
+    second[:] = 7
+    address = _base(first)
+    assert native.locate(address + 9_999)[1] == 9_999
+    del first
+    assert native.locate(address) is None
+    assert (second == 7).all()
+    assert not ozone.native.allocate("new", 10_000).any()
