@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "kernels/linear_int8.h"
+#include "kernels/machine.h"
 #include "kernels/norm.h"
 
 // The variants are compiled from the same sources in a namespace each; see CMakeLists.txt.
