@@ -20,10 +20,12 @@ OZONE_INLINE void add(T* sum, const T* x, const T* y, int64_t cols) {
 
 void run(const RmsNorm& p, int rank, int size) {
     with_type(p.dtype, [&]<typename T>(T) {
-        const Share rows = share_of(p.rows, rank, size);
-        for (int64_t row = rows.begin; row < rows.end; ++row)
-            normalize(static_cast<T*>(p.out) + row * p.cols, static_cast<const T*>(p.x) + row * p.x_stride,
-                      p.weight, p.cols, p.eps);
+        const Share rows = share_of(p.tokens * p.heads, rank, size);
+        for (int64_t row = rows.begin; row < rows.end; ++row) {
+            const int64_t at = row / p.heads * p.x_stride + row % p.heads * p.head_stride;
+            normalize(static_cast<T*>(p.out) + row * p.cols, static_cast<const T*>(p.x) + at, p.weight, p.cols,
+                      p.eps);
+        }
     });
 }
 

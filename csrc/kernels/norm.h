@@ -11,15 +11,16 @@ struct RmsNorm {
     static constexpr std::string_view name = "rms_norm";
     static constexpr uint32_t version = 1;
     static constexpr Field fields[] = {
-        {"out", Kind::output},    {"x", Kind::input},        {"weight", Kind::input}, {"rows", Kind::count},
-        {"cols", Kind::integer},  {"x_stride", Kind::integer}, {"eps", Kind::real},   {"dtype", Kind::integer},
+        {"out", Kind::output},   {"x", Kind::input},       {"weight", Kind::input},     {"tokens", Kind::count},
+        {"heads", Kind::integer}, {"cols", Kind::integer}, {"x_stride", Kind::integer}, {"head_stride", Kind::integer},
+        {"eps", Kind::real},     {"dtype", Kind::integer},
     };
-    int64_t cost() const { return 2 * rows * cols * element_bytes(dtype); }
+    int64_t cost() const { return 2 * tokens * heads * cols * element_bytes(dtype); }
 
-    void* out;            // (rows, cols), dense
-    const void* x;        // (rows, cols), x_stride elements from row to row
+    void* out;            // (tokens, heads, cols), dense
+    const void* x;        // the same, x_stride elements from token to token, head_stride from head to head
     const float* weight;  // (cols)
-    int64_t rows, cols, x_stride;
+    int64_t tokens, heads, cols, x_stride, head_stride;
     double eps;
     int64_t dtype;
 };

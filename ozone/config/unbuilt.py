@@ -23,9 +23,7 @@ def unbuilt(config: OzoneConfig) -> str | None:
         missing.append(f"graphs ({compilation.cudagraph_mode.name})")
     if config.kernel.enable_flashinfer_autotune:
         missing.append("kernel tuning")
-    if not missing and compilation.custom_ops != ("none",):
-        missing.append("custom ops (" + ",".join(compilation.custom_ops) + ")")
     if not missing:
         return None
-    who = f"-O{config.optimization_level} runs as" if config.optimization_level else "this runs as plain"
-    return f"{who} -O0 for now, because not yet built: {', '.join(missing)}"
+    who = f"-O{config.optimization_level}" if config.optimization_level else "this"
+    return f"{who} runs for now without what is not yet built: {', '.join(missing)}"

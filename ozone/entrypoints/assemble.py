@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.resolve import resolve, unbuilt
-from ozone.config.schema import OzoneConfig
+from ozone.config.schema import CompilationMode, OzoneConfig
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.progress import progress
@@ -181,12 +181,17 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
 
     from ozone.graphs.eager_runner import EagerRunner
     from ozone.models import build_model, load_weights
+    from ozone.ops.choice import OpChoice
 
     with timer.phase("model"):
         model = build_model(
             files.config,
             dtype=getattr(torch, config.model.dtype),
             max_model_len=config.model.max_model_len,
+            op=OpChoice(
+                config.compilation.custom_ops,
+                compiled=config.compilation.mode != CompilationMode.NONE,
+            ),
         )
     with timer.phase("weights"), progress("Loading weights", " layers") as report:
         load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads, progress=report)

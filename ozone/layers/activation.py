@@ -8,11 +8,11 @@ from ozone.config.model import ModelConfig
 from ozone.errors import ModelFileError
 from ozone.layers.linear import Linear
 from ozone.layers.options import BuildOptions
-from ozone.ops.activation import gelu_tanh_and_mul, silu_and_mul
 
+# A config's name of the activation -> the op.
 _ACTIVATIONS = {
-    "silu": silu_and_mul,
-    "gelu_pytorch_tanh": gelu_tanh_and_mul,
+    "silu": "silu_and_mul",
+    "gelu_pytorch_tanh": "gelu_tanh_and_mul",
 }
 
 
@@ -25,7 +25,7 @@ class GatedMLP(nn.Module):
             raise ModelFileError(
                 f"activation {config.hidden_act!r} is not one that Ozone has: {', '.join(_ACTIVATIONS)}"
             )
-        self.activation = _ACTIVATIONS[config.hidden_act]
+        self.activation = options.op(_ACTIVATIONS[config.hidden_act])
         self.gate_up_proj = Linear(
             (f"{name}.gate_proj", f"{name}.up_proj"),
             config.hidden_size,

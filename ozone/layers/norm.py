@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer, meta_parameter, parameter
-from ozone.ops.norm import fused_add_rms_norm, rms_norm
+from ozone.layers.options import BuildOptions
 
 
 class RMSNorm(LoadableLayer):
@@ -14,11 +14,15 @@ class RMSNorm(LoadableLayer):
     multiply by ``1 + weight`` already added.
     """
 
-    def __init__(self, name: str, size: int, eps: float, *, offset: bool = False) -> None:
+    def __init__(
+        self, name: str, size: int, eps: float, options: BuildOptions, *, offset: bool = False
+    ) -> None:
         super().__init__()
         self.name = name
         self.eps = eps
         self.offset = offset
+        self.rms_norm = options.op("rms_norm")
+        self.fused_add_rms_norm = options.op("fused_add_rms_norm")
         self.weight = meta_parameter(size, dtype=torch.float32)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -32,8 +36,10 @@ class RMSNorm(LoadableLayer):
         """
         if residual is None:
             return self.normalize(x), x
-        return fused_add_rms_norm(x, residual, self.weight, self.eps)
+        normalized, total = self.fused_add_rms_norm(x, residual, self.weight, self.eps)
+        return normalized, total
 
     def normalize(self, x: Tensor) -> Tensor:
         """`x` normalized."""
-        return rms_norm(x, self.weight, self.eps)
+        normalized: Tensor = self.rms_norm(x, self.weight, self.eps)
+        return normalized

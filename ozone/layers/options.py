@@ -9,6 +9,7 @@ import torch
 
 from ozone.layers.embedding import TableMethod
 from ozone.layers.linear import LinearMethod
+from ozone.ops.choice import OpChoice
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,11 @@ class BuildOptions:
         max_model_len: longest context, in tokens: rows of the rotary tables.
         linear_method: how the weights of the linear of that checkpoint name are stored and multiplied.
         table_method: the same for the embedding or output table of that checkpoint name.
+        op: the function to call for the op of that name.
     """
 
     dtype: torch.dtype
     max_model_len: int
     linear_method: Callable[[str], LinearMethod]
     table_method: Callable[[str], TableMethod]
+    op: OpChoice

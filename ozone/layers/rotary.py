@@ -10,7 +10,7 @@ from torch import Tensor
 from ozone.config.model import RopeConfig
 from ozone.errors import ConfigError
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer
-from ozone.ops.rotary import rotary_embedding
+from ozone.layers.options import BuildOptions
 
 _MAX_TABLE_BYTES = 2 << 30  # 4 million positions of 128 columns
 
@@ -24,12 +24,14 @@ class RotaryEmbedding(LoadableLayer):
 
     cos_sin: Tensor
 
-    def __init__(self, config: RopeConfig, head_dim: int, max_model_len: int) -> None:
+    def __init__(self, config: RopeConfig, head_dim: int, options: BuildOptions) -> None:
         """Raises: `ConfigError` where the table would be larger than any sane one."""
         super().__init__()
         self.config = config
+        self.rotary_embedding = options.op("rotary_embedding")
         # The share may be a quotient of integers, so allow for its rounding.
         self.rotary_dim = int(head_dim * config.partial + 1e-6)
+        max_model_len = options.max_model_len
         longest = _MAX_TABLE_BYTES // (4 * max(self.rotary_dim, 1))
         if max_model_len > longest:
             raise ConfigError(
@@ -46,7 +48,8 @@ class RotaryEmbedding(LoadableLayer):
         return self.cos_sin.numel()
 
     def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return rotary_embedding(q, k, positions, self.cos_sin)
+        rotated_q, rotated_k = self.rotary_embedding(q, k, positions, self.cos_sin)
+        return rotated_q, rotated_k
 
 
 def cos_sin_table(config: RopeConfig, rotary_dim: int, positions: int) -> Tensor:

@@ -17,6 +17,7 @@ from ozone.config.model import ModelConfig
 from ozone.errors import ModelFileError
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer
 from ozone.layers.options import BuildOptions
+from ozone.ops.choice import OpChoice
 from ozone.quantization import decoders, scheme_for
 from ozone.weights.source import WeightSource
 
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def build_model(config: ModelConfig, *, dtype: torch.dtype, max_model_len: int) -> CausalLM:
+def build_model(
+    config: ModelConfig, *, dtype: torch.dtype, max_model_len: int, op: OpChoice | None = None
+) -> CausalLM:
     """The model's structure, with all tensors on the meta device: no memory, no weights yet.
+
+    `op` says which ops run as one node; by default, custom ops run as their references.
 
     Raises: `ModelFileError` for a family or a quantization scheme that Ozone does not have.
     """
@@ -36,8 +41,9 @@ def build_model(config: ModelConfig, *, dtype: torch.dtype, max_model_len: int) 
         raise ModelFileError(f"model family {config.family!r} is not one of {', '.join(modules)}")
     module, _, attribute = modules[config.family].partition(":")
     family = cast("type[CausalLM]", getattr(importlib.import_module(module), attribute))
-    scheme = scheme_for(config)
-    options = BuildOptions(dtype, max_model_len, scheme.linear_method, scheme.table_method)
+    op = op or OpChoice()
+    scheme = scheme_for(config, op)
+    options = BuildOptions(dtype, max_model_len, scheme.linear_method, scheme.table_method, op)
     with torch.device("meta"):
         return family(config, options).eval()
 

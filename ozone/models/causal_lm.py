@@ -37,7 +37,8 @@ class CausalLM(nn.Module):
         self.config = config
         self.embed_tokens = self._table("model.embed_tokens", options, scale=config.embedding_scale)
         self.layers = nn.ModuleList(self.build_layers(config, options))
-        self.norm = RMSNorm("model.norm", config.hidden_size, config.rms_norm_eps, offset=config.norm_offset)
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.norm = RMSNorm("model.norm", size, eps, options, offset=config.norm_offset)
         tied = config.tie_word_embeddings
         table = self.embed_tokens if tied else self._table("lm_head", options)
         self.lm_head = LMHead(table, config.logit_softcap)

@@ -27,8 +27,8 @@ class Gemma3Attention(nn.Module):
         super().__init__()
         size, eps = config.head_dim, config.rms_norm_eps
         self.qkv_proj = QKVProjection(name, config, options)
-        self.q_norm = RMSNorm(f"{name}.q_norm", size, eps, offset=config.norm_offset)
-        self.k_norm = RMSNorm(f"{name}.k_norm", size, eps, offset=config.norm_offset)
+        self.q_norm = RMSNorm(f"{name}.q_norm", size, eps, options, offset=config.norm_offset)
+        self.k_norm = RMSNorm(f"{name}.k_norm", size, eps, options, offset=config.norm_offset)
         self.rope = rope
         self.attention = Attention(config, layer)
         self.o_proj = OutputProjection(name, config, options)
@@ -47,7 +47,7 @@ class Gemma3DecoderLayer(DecoderLayer):
 
         def norm(part: str) -> RMSNorm:
             return RMSNorm(
-                f"{name}.{part}", config.hidden_size, config.rms_norm_eps, offset=config.norm_offset
+                f"{name}.{part}", config.hidden_size, config.rms_norm_eps, options, offset=config.norm_offset
             )
 
         self.input_layernorm = norm("input_layernorm")
@@ -71,7 +71,7 @@ class Gemma3ForCausalLM(CausalLM):
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:
         ropes = {"full_attention": config.rope, "sliding_attention": config.rope_local or config.rope}
         modules = {
-            kind: RotaryEmbedding(rope, config.head_dim, options.max_model_len)
+            kind: RotaryEmbedding(rope, config.head_dim, options)
             for kind, rope in ropes.items()
         }
         return [

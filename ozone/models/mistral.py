@@ -17,5 +17,5 @@ class MistralForCausalLM(CausalLM):
     """The window is a matter of each layer's `Attention`, which reads it from the config."""
 
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:
-        rope = RotaryEmbedding(config.rope, config.head_dim, options.max_model_len)
+        rope = RotaryEmbedding(config.rope, config.head_dim, options)
         return [LlamaDecoderLayer(i, rope, config, options) for i in range(config.num_layers)]

@@ -17,5 +17,5 @@ class Qwen2ForCausalLM(CausalLM):
     """The biases are a matter of `QKVProjection`, which reads them from the config."""
 
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:
-        rope = RotaryEmbedding(config.rope, config.head_dim, options.max_model_len)
+        rope = RotaryEmbedding(config.rope, config.head_dim, options)
         return [LlamaDecoderLayer(i, rope, config, options) for i in range(config.num_layers)]

@@ -23,8 +23,8 @@ class Qwen3Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.qkv_proj = QKVProjection(name, config, options)
-        self.q_norm = RMSNorm(f"{name}.q_norm", config.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(f"{name}.k_norm", config.head_dim, config.rms_norm_eps)
+        self.q_norm = RMSNorm(f"{name}.q_norm", config.head_dim, config.rms_norm_eps, options)
+        self.k_norm = RMSNorm(f"{name}.k_norm", config.head_dim, config.rms_norm_eps, options)
         self.rope = rope
         self.attention = Attention(config, layer)
         self.o_proj = OutputProjection(name, config, options)
@@ -40,9 +40,9 @@ class Qwen3DecoderLayer(DecoderLayer):
     def __init__(self, layer: int, rope: RotaryEmbedding, config: ModelConfig, options: BuildOptions) -> None:
         super().__init__()
         name, size, eps = f"model.layers.{layer}", config.hidden_size, config.rms_norm_eps
-        self.input_layernorm = RMSNorm(f"{name}.input_layernorm", size, eps)
+        self.input_layernorm = RMSNorm(f"{name}.input_layernorm", size, eps, options)
         self.self_attn = Qwen3Attention(f"{name}.self_attn", layer, rope, config, options)
-        self.post_attention_layernorm = RMSNorm(f"{name}.post_attention_layernorm", size, eps)
+        self.post_attention_layernorm = RMSNorm(f"{name}.post_attention_layernorm", size, eps, options)
         self.mlp = GatedMLP(f"{name}.mlp", config, options)
 
     def forward(
@@ -56,5 +56,5 @@ class Qwen3DecoderLayer(DecoderLayer):
 
 class Qwen3ForCausalLM(CausalLM):
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:
-        rope = RotaryEmbedding(config.rope, config.head_dim, options.max_model_len)
+        rope = RotaryEmbedding(config.rope, config.head_dim, options)
         return [Qwen3DecoderLayer(i, rope, config, options) for i in range(config.num_layers)]

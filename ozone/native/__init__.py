@@ -7,14 +7,15 @@ import functools
 import importlib
 import os
 from types import ModuleType
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from ozone.config.platform import PlatformFacts
 from ozone.errors import ConfigError
 from ozone.platforms import cpu
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @functools.cache
@@ -79,6 +80,8 @@ def allocate(name: str, size: int) -> NDArray[np.uint8]:
     """A memory region of `size` zero bytes, page-aligned, named for what it holds."""
     native = library()
     if native is None:
+        import numpy as np
+
         return np.zeros(size, np.uint8)
     region: NDArray[np.uint8] = native.allocate(name, size)
     return region

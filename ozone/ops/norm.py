@@ -15,9 +15,23 @@ if NATIVE:
 
 
 def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    rows, cols = x.shape
-    out = torch.empty_like(x)
-    _rms_norm(out.data_ptr(), x.data_ptr(), weight.data_ptr(), rows, cols, x.stride(0), eps, DTYPES[x.dtype])
+    if x.stride(-1) != 1:
+        x = x.contiguous()
+    shape, strides = x.shape, x.stride()
+    heads, head_stride = (1, 0) if len(shape) == 2 else (shape[1], strides[1])
+    out = torch.empty(shape, dtype=x.dtype)
+    _rms_norm(
+        out.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        shape[0],
+        heads,
+        shape[-1],
+        strides[0],
+        head_stride,
+        eps,
+        DTYPES[x.dtype],
+    )
     return out
 
 
@@ -26,10 +40,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / rms(x) * weight`` over the last dimension.
 
     Args:
-        x: (..., columns), any floating type.
+        x: (tokens, columns) or (tokens, heads, columns), any floating type; may be a view of wider rows.
         weight: (columns,), float32.
 
-    Returns: like `x`, rounded once.
+    Returns: like `x` but dense, rounded once.
     """
     normalized = functional.rms_norm(x.to(torch.float32), weight.shape, weight, eps)
     return normalized.to(x.dtype)

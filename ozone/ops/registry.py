@@ -57,7 +57,8 @@ def op(
             arguments' values. By default the reference itself is run on fake tensors.
 
     Returns what layers call: the node, for an op that is always one node; the reference itself, for one
-    that `custom_ops` governs.
+    that a custom op governs, which layers get through `ozone.ops.choice` instead. So a reference that is
+    composed of other governed ops calls their references.
 
     `define` and `impl` are used instead of `torch.library.custom_op`: a call costs 2 us, not 5 to 36. Outside
     of tracing, where nobody has to see the node, calls go past the dispatcher and cost only the function.
@@ -71,13 +72,16 @@ def op(
         torch.library.register_fake(f"ozone::{schema.name}", fake or reference, lib=_library)
         node = getattr(torch.ops.ozone, schema.name).default
         OPS[name] = Op(schema, reference, node, _unless_traced(function, node))
-        return reference if schema.governed else cast(Function, OPS[name].call)
+        return cast(Function, OPS[name].call) if schema.custom_op is None else reference
 
     return register
 
 
 def _unless_traced(function: Callable[..., Any], node: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        return node(*arguments) if torch.compiler.is_compiling() else function(*arguments)
+        # Dynamo says that it compiles; other tracers and fake tensors are modes on the dispatcher's stack.
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+            return node(*arguments)
+        return function(*arguments)
 
     return call

@@ -15,14 +15,14 @@ class OpSchema:
     Attributes:
         name: the op is ``torch.ops.ozone.<name>``.
         signature: arguments and results in PyTorch's schema language.
-        governed: `custom_ops` decides whether the op is one node or runs as its PyTorch reference.
-            Ops that are not governed are always one node.
+        custom_op: the custom op (see `ozone.config.custom_ops`) that decides whether this op is one node or
+            runs as its PyTorch reference. None: it is always one node.
         mutates: the op writes to an argument.
     """
 
     name: str
     signature: str
-    governed: bool = False
+    custom_op: str | None = None
     mutates: bool = False
 
 
@@ -45,19 +45,19 @@ _SCHEMAS: tuple[OpSchema, ...] = (
         "(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, Tensor? residual, int rows, "
         "int group_size) -> Tensor",
     ),
-    OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", governed=True),
+    OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", custom_op="rms_norm"),
     OpSchema(
         "fused_add_rms_norm",
         "(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
-        governed=True,
+        custom_op="rms_norm",
     ),
     OpSchema(
         "rotary_embedding",
         "(Tensor q, Tensor k, Tensor positions, Tensor cos_sin) -> (Tensor, Tensor)",
-        governed=True,
+        custom_op="rotary_embedding",
     ),
-    OpSchema("silu_and_mul", "(Tensor x) -> Tensor", governed=True),
-    OpSchema("gelu_tanh_and_mul", "(Tensor x) -> Tensor", governed=True),
+    OpSchema("silu_and_mul", "(Tensor x) -> Tensor", custom_op="silu_and_mul"),
+    OpSchema("gelu_tanh_and_mul", "(Tensor x) -> Tensor", custom_op="gelu_and_mul"),
     OpSchema(
         "kv_write",
         "(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping) -> Tensor",

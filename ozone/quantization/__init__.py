@@ -14,6 +14,7 @@ from ozone.errors import ModelFileError
 from ozone.layers.checkpoint import Decoder
 from ozone.layers.embedding import TableMethod
 from ozone.layers.linear import LinearMethod
+from ozone.ops.choice import OpChoice
 
 # quant_method of a checkpoint's quantization_config -> the class that reads it.
 SCHEMES: dict[str, str] = {
@@ -22,9 +23,11 @@ SCHEMES: dict[str, str] = {
 
 
 class Scheme(Protocol):
-    """Chooses how each linear and each table of a checkpoint is stored and multiplied."""
+    """Chooses how each linear and each table of a checkpoint is stored and multiplied. `op` has the functions
+    to call for ops that a custom op governs, such as quantizing the input of a linear.
+    """
 
-    def __init__(self, config: ModelConfig) -> None: ...
+    def __init__(self, config: ModelConfig, op: OpChoice) -> None: ...
 
     def linear_method(self, name: str) -> LinearMethod:
         """The method for the linear of that checkpoint name (a merged linear goes by its first)."""
@@ -35,7 +38,7 @@ class Scheme(Protocol):
         ...
 
 
-def scheme_for(config: ModelConfig) -> Scheme:
+def scheme_for(config: ModelConfig, op: OpChoice) -> Scheme:
     """The scheme that the checkpoint's `quantization_config` names, or none.
 
     Raises: `ModelFileError` for a scheme that does not exist here.
@@ -47,7 +50,7 @@ def scheme_for(config: ModelConfig) -> Scheme:
             f"it has: {', '.join(SCHEMES)}"
         )
     module, _, attribute = SCHEMES[name].partition(":")
-    return cast(type[Scheme], getattr(importlib.import_module(module), attribute))(config)
+    return cast(type[Scheme], getattr(importlib.import_module(module), attribute))(config, op)
 
 
 def decoders() -> dict[str, Decoder]:

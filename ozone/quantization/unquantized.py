@@ -11,6 +11,7 @@ from ozone.config.model import ModelConfig
 from ozone.layers.checkpoint import Checkpoint, Decoder, meta_parameter, parameter
 from ozone.layers.embedding import Embedding, TableMethod
 from ozone.layers.linear import Linear, LinearMethod
+from ozone.ops.choice import OpChoice
 from ozone.ops.embedding import embedding
 from ozone.ops.linear import linear, logits
 
@@ -77,7 +78,7 @@ class UnquantizedTable:
 class Unquantized:
     """The scheme of checkpoints without one."""
 
-    def __init__(self, config: ModelConfig) -> None:  # noqa: ARG002 (the protocol's signature)
+    def __init__(self, config: ModelConfig, op: OpChoice) -> None:  # noqa: ARG002 (the protocol's signature)
         self._linear = UnquantizedLinear()
         self._table = UnquantizedTable()
 
