@@ -70,10 +70,7 @@ class Gemma3DecoderLayer(DecoderLayer):
 class Gemma3ForCausalLM(CausalLM):
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:
         ropes = {"full_attention": config.rope, "sliding_attention": config.rope_local or config.rope}
-        modules = {
-            kind: RotaryEmbedding(rope, config.head_dim, options)
-            for kind, rope in ropes.items()
-        }
+        modules = {kind: RotaryEmbedding(rope, config.head_dim, options) for kind, rope in ropes.items()}
         return [
             Gemma3DecoderLayer(layer, modules[kind], config, options)
             for layer, kind in enumerate(config.layer_types)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from test_loading import CONFIG
 
 from ozone.layers.activation import GatedMLP
 from ozone.layers.norm import RMSNorm
@@ -11,7 +12,6 @@ from ozone.layers.rotary import RotaryEmbedding
 from ozone.models import build_model
 from ozone.ops.choice import OpChoice
 from ozone.ops.registry import OPS
-from test_loading import CONFIG
 
 
 @pytest.mark.parametrize(

@@ -113,12 +113,12 @@ class TestKernels:
             }
 
     def test_a_call_with_a_wrong_number_of_fields_is_refused(self) -> None:
-        with pytest.raises(TypeError, match="rms_norm takes 8 arguments, not 1"):
+        with pytest.raises(TypeError, match="rms_norm takes 10 arguments, not 1"):
             ozone.native.kernel("rms_norm")(0)
 
     def test_a_field_of_a_wrong_type_is_refused(self) -> None:
         with pytest.raises(TypeError):
-            ozone.native.kernel("rms_norm")(0, 0, 0, 1, 1, 1, "eps", 0)
+            ozone.native.kernel("rms_norm")(0, 0, 0, 1, 1, 1, 1, 1, "eps", 0)
 
 
 @pytest.mark.slow
