@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ozone.cli import config_cmd
 from ozone.config import args
 from ozone.config.keys import KEYS
 from ozone.errors import ConfigError, ModelFileError
+from ozone.native import library
 from ozone.weights import embedded
 
 SLOW = ("torch", "transformers", "pydantic", "fastapi", "rich", "tokenizers", "huggingface_hub", "jinja2")
@@ -125,12 +127,26 @@ def test_settings_and_weights_mean_the_same_default_model() -> None:
     assert args.DEFAULT_MODEL == embedded.DEFAULT_MODEL
 
 
+@pytest.fixture
+def _library_opened_anew() -> Iterator[None]:
+    """The library reads ``OZONE_ISA`` when it is first asked for."""
+    native = library()
+    before = None if native is None else native.isa()
+    library.cache_clear()
+    yield
+    library.cache_clear()
+    if native is not None:
+        native.set_isa(before)
+
+
+@pytest.mark.usefixtures("_library_opened_anew")
 def test_the_environment_forces_an_instruction_set(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], llama: str
 ) -> None:
     monkeypatch.setenv("OZONE_ISA", "portable")
     config_cmd.main([llama, "-v"])
     assert "portable" in capsys.readouterr().out
+    library.cache_clear()
     monkeypatch.setenv("OZONE_ISA", "z80")
     with pytest.raises(ConfigError, match="OZONE_ISA=z80"):
         config_cmd.main([llama])
