@@ -52,6 +52,12 @@ def test_extreme_values_do_not_saturate(isa: str, tokens: int) -> None:
     assert torch.equal(out, expected.expand(tokens, -1))
 
 
+def test_batches_too_large_for_a_cache_are_multiplied_in_blocks(isa: str) -> None:
+    x, weight = _integers(140, 9001), _integers(50, 9001)
+    arguments = (x, torch.rand(140, 1), pack_int8([weight]), torch.rand(50), None, None, 50, torch.float32)
+    assert torch.equal(linear_int8(*arguments), _reference(*arguments))
+
+
 def test_stacked_parts_keep_their_rows() -> None:
     parts = [_integers(rows, 30) for rows in (50, 3, 97)]
     packed = pack_int8(parts)
