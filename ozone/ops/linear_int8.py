@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ozone.native import allocate, kernel
+from ozone.native import kernel
+from ozone.ops.panels import PANEL_ROWS, allocate_tensor, panel_count
 from ozone.ops.registry import DTYPES, NATIVE, op
 
 if NATIVE:
     _linear_int8 = kernel("linear_int8")
     _pack_int8 = kernel("pack_int8")
 
-_PANEL_ROWS = 48
 _STEP = 4
 
 
@@ -31,9 +31,8 @@ def pack_int8(parts: Sequence[Tensor]) -> Tensor:
     cols = parts[0].shape[1]
     if not NATIVE:
         return torch.cat(list(parts))
-    panels = -(-sum(len(part) for part in parts) // _PANEL_ROWS)
-    shape = (panels, -(-cols // _STEP), _PANEL_ROWS, _STEP)
-    packed = torch.from_numpy(allocate("weights", torch.Size(shape).numel())).view(shape)
+    panels = panel_count(sum(len(part) for part in parts))
+    packed = allocate_tensor("weights", (panels, -(-cols // _STEP), PANEL_ROWS, _STEP), torch.uint8)
     row = 0
     for part in parts:
         rows = part.contiguous()
@@ -46,7 +45,7 @@ def unpack_int8(weight: Tensor, rows: int, cols: int) -> Tensor:
     """The int8 matrix of (rows, cols) in what `pack_int8` returned."""
     if weight.ndim == 2:
         return weight
-    plain = weight.transpose(1, 2).reshape(weight.shape[0] * _PANEL_ROWS, -1)[:rows, :cols]
+    plain = weight.transpose(1, 2).reshape(weight.shape[0] * PANEL_ROWS, -1)[:rows, :cols]
     return (plain ^ 128).view(torch.int8)
 
 
