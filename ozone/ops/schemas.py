@@ -45,6 +45,11 @@ _SCHEMAS: tuple[OpSchema, ...] = (
         "(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, Tensor? residual, int rows, "
         "int group_size) -> Tensor",
     ),
+    OpSchema(
+        "quantize_int8_group",
+        "(Tensor x, int group) -> (Tensor, Tensor, Tensor)",
+        custom_op="quantize",
+    ),
     OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", custom_op="rms_norm"),
     OpSchema(
         "fused_add_rms_norm",

@@ -63,6 +63,7 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
         5,
         8,
     ),
+    "quantize_int8_group": lambda: (_rows(3, 64), 32),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
     "rotary_embedding": lambda: (_rows(3, 4, 8), _rows(3, 2, 8), torch.tensor([0, 1, 5]), _rows(6, 8)),
