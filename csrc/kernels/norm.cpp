@@ -7,16 +7,6 @@
 #include "kernels/simd.h"
 
 namespace ozone::OZONE_ISA {
-namespace {
-
-template <typename T>
-OZONE_INLINE void add(T* sum, const T* x, const T* y, int64_t cols) {
-    int64_t i = 0;
-    for (; i + kLanes <= cols; i += kLanes) store(sum + i, load(x + i) + load(y + i));
-    store_some(sum + i, load_some(x + i, cols - i) + load_some(y + i, cols - i), cols - i);
-}
-
-}  // namespace
 
 void run(const RmsNorm& p, int rank, int size) {
     with_type(p.dtype, [&]<typename T>(T) {

@@ -3,9 +3,12 @@
 
 #include <iterator>
 
+#include "kernels/activation.h"
+#include "kernels/elementwise.h"
 #include "kernels/linear_int8.h"
 #include "kernels/machine.h"
 #include "kernels/norm.h"
+#include "kernels/quantize.h"
 
 // The variants are compiled from the same sources in a namespace each; see CMakeLists.txt.
 #define DECLARE(isa, params)                                    \

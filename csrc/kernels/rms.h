@@ -8,15 +8,19 @@ namespace ozone::OZONE_ISA {
 // One over the root mean square of `cols` numbers.
 template <typename T>
 OZONE_INLINE float inverse_rms(const T* x, int64_t cols, double eps) {
-    F32 total = splat(0);
+    F32 totals[4] = {};  // one would wait for itself
     int64_t i = 0;
-    for (; i + kLanes <= cols; i += kLanes) {
-        const F32 v = load(x + i);
-        total = fma(v, v, total);
+    for (; i + 4 * kLanes <= cols; i += 4 * kLanes)
+        for (int j = 0; j < 4; ++j) {
+            const F32 v = load(x + i + j * kLanes);
+            totals[j] = fma(v, v, totals[j]);
+        }
+    for (; i < cols; i += kLanes) {
+        const F32 v = i + kLanes <= cols ? load(x + i) : load_some(x + i, cols - i);
+        totals[0] = fma(v, v, totals[0]);
     }
-    const F32 v = load_some(x + i, cols - i);
-    total = fma(v, v, total);
-    return 1.0f / __builtin_sqrtf(sum(total) / static_cast<float>(cols) + static_cast<float>(eps));
+    const float total = sum((totals[0] + totals[1]) + (totals[2] + totals[3]));
+    return 1.0f / __builtin_sqrtf(total / static_cast<float>(cols) + static_cast<float>(eps));
 }
 
 template <typename T>
@@ -25,6 +29,13 @@ OZONE_INLINE void normalize(T* out, const T* x, const float* weight, int64_t col
     int64_t i = 0;
     for (; i + kLanes <= cols; i += kLanes) store(out + i, load(x + i) * factor * load(weight + i));
     store_some(out + i, load_some(x + i, cols - i) * factor * load_some(weight + i, cols - i), cols - i);
+}
+
+template <typename T>
+OZONE_INLINE void add(T* sum, const T* x, const T* y, int64_t cols) {
+    int64_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) store(sum + i, load(x + i) + load(y + i));
+    store_some(sum + i, load_some(x + i, cols - i) + load_some(y + i, cols - i), cols - i);
 }
 
 }  // namespace ozone::OZONE_ISA

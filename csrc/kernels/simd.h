@@ -64,6 +64,16 @@ OZONE_INLINE F32 min(F32 a, F32 b) {
 
 OZONE_INLINE F32 abs(F32 x) { return (F32)((I32)x & 0x7fffffff); }
 
+OZONE_INLINE I32 max(I32 a, I32 b) {
+#if defined(__AVX512F__)
+    return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
 // Lanes of `a` where `mask` is -1, of `b` where it is 0.
 OZONE_INLINE F32 select(I32 mask, F32 a, F32 b) { return (F32)(((I32)a & mask) | ((I32)b & ~mask)); }
 OZONE_INLINE I32 select(I32 mask, I32 a, I32 b) { return (a & mask) | (b & ~mask); }
@@ -239,6 +249,18 @@ OZONE_INLINE void store(e4m3* to, F32 x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)kept));
 #else
     const U8 bytes = __builtin_convertvector(kept, U8);
+    std::memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+// To nearest, ties to even, within [-128, 127]; NaN becomes 0.
+OZONE_INLINE void store(int8_t* to, F32 x) {
+    const F32 clamped = min(splat(127), max(splat(-128), x));
+    const I32 whole = (I32)(clamped + 12582912.0f);  // 1.5 * 2^23 leaves the integer in the low bits
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)whole));
+#else
+    const U8 bytes = __builtin_convertvector(whole & 0xff, U8);
     std::memcpy(to, &bytes, sizeof bytes);
 #endif
 }

@@ -25,6 +25,16 @@ class OpSchema:
     custom_op: str | None = None
     mutates: bool = False
 
+    @property
+    def arguments(self) -> list[str]:
+        """Each argument as the signature has it."""
+        return self.signature[1 : self.signature.index(") -> ")].split(", ")
+
+    @property
+    def results(self) -> list[str]:
+        """The type of each result."""
+        return self.signature.partition(") -> ")[2].strip("()").split(", ")
+
 
 _SCHEMAS: tuple[OpSchema, ...] = (
     OpSchema("embedding", "(Tensor token_ids, Tensor weight, float scale, int cols) -> Tensor"),
@@ -45,11 +55,6 @@ _SCHEMAS: tuple[OpSchema, ...] = (
         "(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, Tensor? residual, int rows, "
         "int group_size) -> Tensor",
     ),
-    OpSchema(
-        "quantize_int8_group",
-        "(Tensor x, int group) -> (Tensor, Tensor, Tensor)",
-        custom_op="quantize",
-    ),
     OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", custom_op="rms_norm"),
     OpSchema(
         "fused_add_rms_norm",
@@ -63,6 +68,18 @@ _SCHEMAS: tuple[OpSchema, ...] = (
     ),
     OpSchema("silu_and_mul", "(Tensor x) -> Tensor", custom_op="silu_and_mul"),
     OpSchema("gelu_tanh_and_mul", "(Tensor x) -> Tensor", custom_op="gelu_and_mul"),
+    OpSchema("add", "(Tensor x, Tensor y) -> Tensor"),
+    OpSchema("scale", "(Tensor x, float factor) -> Tensor"),
+    OpSchema("softcap", "(Tensor x, float cap) -> Tensor"),
+    OpSchema("quantize_fp8_static", "(Tensor x, Tensor scale) -> Tensor", custom_op="quantize"),
+    OpSchema("quantize_fp8_token", "(Tensor x) -> (Tensor, Tensor)", custom_op="quantize"),
+    OpSchema("quantize_fp8_group", "(Tensor x, int group) -> (Tensor, Tensor)", custom_op="quantize"),
+    OpSchema("quantize_int8_static", "(Tensor x, Tensor scale) -> Tensor", custom_op="quantize"),
+    OpSchema("quantize_int8_token", "(Tensor x) -> (Tensor, Tensor)", custom_op="quantize"),
+    OpSchema(
+        "quantize_int8_group", "(Tensor x, int group) -> (Tensor, Tensor, Tensor)", custom_op="quantize"
+    ),
+    OpSchema("pad", "(Tensor x, int multiple) -> Tensor", custom_op="pad"),
     OpSchema(
         "kv_write",
         "(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping) -> Tensor",
@@ -76,3 +93,29 @@ _SCHEMAS: tuple[OpSchema, ...] = (
 )
 
 SCHEMAS: dict[str, OpSchema] = {schema.name: schema for schema in _SCHEMAS}
+
+
+def _chain(name: str, parts: tuple[str, ...]) -> OpSchema:
+    """Ops one after another as one: each takes the first result of the one before, and replaces it."""
+    first, *others = (SCHEMAS[part] for part in parts)
+    arguments, results = first.arguments, first.results
+    for other in others:
+        arguments, results = arguments + other.arguments[1:], other.results + results[1:]
+    returned = results[0] if len(results) == 1 else "(" + ", ".join(results) + ")"
+    return OpSchema(name, f"({', '.join(arguments)}) -> {returned}")
+
+
+_QUANTIZATIONS = tuple(name for name in SCHEMAS if name.startswith("quantize_"))
+_NORMS = ("rms_norm", "fused_add_rms_norm")
+_ACTIVATIONS = ("silu_and_mul", "gelu_tanh_and_mul")
+
+# Fused ops by name: the ops that they are made of, in order (`ozone/ops/fused.py`).
+FUSED: dict[str, tuple[str, ...]] = {
+    "_".join(parts): parts
+    for parts in (
+        *((source, quantization) for source in (*_NORMS, *_ACTIVATIONS) for quantization in _QUANTIZATIONS),
+        *((norm, "pad") for norm in _NORMS),
+        *((norm, "pad", "quantize_fp8_group") for norm in _NORMS),
+    )
+}
+SCHEMAS |= {name: _chain(name, parts) for name, parts in FUSED.items()}

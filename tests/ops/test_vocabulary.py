@@ -15,7 +15,7 @@ import torch
 import ozone.ops
 from ozone.ops.linear_int8 import pack_int8
 from ozone.ops.registry import OPS
-from ozone.ops.schemas import SCHEMAS
+from ozone.ops.schemas import FUSED, SCHEMAS
 
 for _module in pkgutil.iter_modules(ozone.ops.__path__):
     importlib.import_module(f"ozone.ops.{_module.name}")
@@ -63,12 +63,21 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
         5,
         8,
     ),
-    "quantize_int8_group": lambda: (_rows(3, 64), 32),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
     "rotary_embedding": lambda: (_rows(3, 4, 8), _rows(3, 2, 8), torch.tensor([0, 1, 5]), _rows(6, 8)),
     "silu_and_mul": lambda: (_rows(3, 8),),
     "gelu_tanh_and_mul": lambda: (_rows(3, 8),),
+    "add": lambda: (_rows(3, 8), _rows(3, 8)),
+    "scale": lambda: (_rows(3, 8), 0.3),
+    "softcap": lambda: (_rows(3, 8), 5.0),
+    "quantize_fp8_static": lambda: (_rows(3, 32), torch.tensor([0.1])),
+    "quantize_fp8_token": lambda: (_rows(3, 32),),
+    "quantize_fp8_group": lambda: (_rows(3, 32), 16),
+    "quantize_int8_static": lambda: (_rows(3, 32), torch.tensor([0.1])),
+    "quantize_int8_token": lambda: (_rows(3, 32),),
+    "quantize_int8_group": lambda: (_rows(3, 32), 16),
+    "pad": lambda: (_rows(3, 8), 32),
     "kv_write": lambda: (
         _rows(3, 2, 8),
         _rows(3, 2, 8),
@@ -88,6 +97,21 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
         None,
         None,
     ),
+}
+
+
+def _fused_sample(parts: tuple[str, ...]) -> tuple[Any, ...]:
+    """The first part's sample in 32 columns, then the further arguments of the others."""
+    first, *others = (SAMPLES[part]() for part in parts)
+    wide = tuple(part.repeat_interleave(4, -1) if isinstance(part, torch.Tensor) else part for part in first)
+    return wide + tuple(argument for other in others for argument in other[1:])
+
+
+SAMPLES |= {
+    name: (lambda parts=parts: _fused_sample(parts))  # type: ignore[misc]
+    if parts[0].endswith("rms_norm")
+    else (lambda parts=parts: (_rows(3, 64), *_fused_sample(parts)[1:]))
+    for name, parts in FUSED.items()
 }
 
 

@@ -1,0 +1,132 @@
+#include "kernels/quantize.h"
+
+#include "kernels/gate.h"
+#include "kernels/rms.h"
+#include "kernels/share.h"
+#include "kernels/simd.h"
+#include "runtime/team.h"
+
+namespace ozone::OZONE_ISA {
+namespace {
+
+constexpr float kLargestE4m3 = 448, kLargestInt8 = 127, kSmallestScale = 0x1p-126f;
+constexpr int64_t kSumCols = 16;
+
+// The scale with which the largest of `cols` numbers becomes `largest`; NaN where one of them is.
+template <typename T>
+OZONE_INLINE float scale_of(const T* x, int64_t cols, float largest) {
+    I32 found = {};  // bits of positive floats are in the floats' order, with NaN above all
+    int64_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) found = max(found, (I32)abs(load(x + i)));
+    if (i < cols) found = max(found, (I32)abs(load_some(x + i, cols - i)));
+    int32_t bits = 0;
+    for (int lane = 0; lane < kLanes; ++lane) bits = found[lane] > bits ? found[lane] : bits;
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    const float scale = magnitude / largest;
+    return scale < kSmallestScale ? kSmallestScale : scale;
+}
+
+template <typename Code, typename T>
+OZONE_INLINE void divide(Code* out, const T* x, int64_t cols, float scale) {
+    int64_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) store(out + i, load(x + i) / scale);
+    if (i < cols) {
+        Code all[kLanes];
+        store(all, load_some(x + i, cols - i) / scale);
+        for (int64_t j = 0; i + j < cols; ++j) out[i + j] = all[j];
+    }
+}
+
+void add_up(int16_t* sums, const int8_t* x, int64_t cols) {
+    for (int64_t i = 0; i < cols / kSumCols; ++i) {
+        int total = 0;
+        for (int64_t j = 0; j < kSumCols; ++j) total += x[i * kSumCols + j];
+        sums[i] = static_cast<int16_t>(total);
+    }
+}
+
+// Quantizes `x`, the row of that number, of out_cols numbers.
+template <typename T>
+void finish_row(const Quantized& to, int64_t row, const T* x) {
+    const int64_t cols = to.out_cols, groups = to.group ? cols / to.group : 0;
+    e4m3* fp8 = static_cast<e4m3*>(to.out) + row * cols;
+    int8_t* int8 = static_cast<int8_t*>(to.out) + row * cols;
+    const auto by_scales = [&](auto* out, int64_t count, int64_t width, float largest) {
+        float* scales = to.scale + row * count;
+        for (int64_t i = 0; i < count; ++i) {
+            scales[i] = scale_of(x + i * width, width, largest);
+            divide(out + i * width, x + i * width, width, scales[i]);
+        }
+    };
+    switch (static_cast<Target>(to.target)) {
+        case Target::plain: return;
+        case Target::fp8_static: return divide(fp8, x, cols, *to.static_scale);
+        case Target::fp8_token: return by_scales(fp8, 1, cols, kLargestE4m3);
+        case Target::fp8_group: return by_scales(fp8, groups, to.group, kLargestE4m3);
+        case Target::int8_static: return divide(int8, x, cols, *to.static_scale);
+        case Target::int8_token: return by_scales(int8, 1, cols, kLargestInt8);
+        case Target::int8_group:
+            by_scales(int8, groups, to.group, kLargestInt8);
+            return add_up(to.sums + row * (cols / kSumCols), int8, cols);
+    }
+}
+
+// Has `make_row(row, place)` write each row of `cols` numbers to a place and quantizes it from there.
+template <typename T, typename MakeRow>
+OZONE_INLINE void quantize_rows(const Quantized& to, int64_t rows, int64_t cols, int rank, int size,
+                                MakeRow make_row) {
+    const bool plain = static_cast<Target>(to.target) == Target::plain;
+    const Share share = share_of(rows, rank, size);
+    T* place = reinterpret_cast<T*>(scratch());
+    for (int64_t row = share.begin; row < share.end; ++row) {
+        if (plain) place = static_cast<T*>(to.out) + row * to.out_cols;
+        make_row(row, place);
+        for (int64_t i = cols; i < to.out_cols; ++i) place[i] = T{};
+        if (!plain) finish_row(to, row, place);
+    }
+}
+
+}  // namespace
+
+void run(const Quantize& p, int rank, int size) {
+    with_type(p.dtype, [&]<typename T>(T) {
+        const T* x = static_cast<const T*>(p.x);
+        if (static_cast<Target>(p.to.target) == Target::plain || p.to.out_cols != p.cols)
+            return quantize_rows<T>(p.to, p.rows, p.cols, rank, size, [&](int64_t row, T* place) {
+                for (int64_t i = 0; i < p.cols; ++i) place[i] = x[row * p.x_stride + i];
+            });
+        const Share share = share_of(p.rows, rank, size);
+        for (int64_t row = share.begin; row < share.end; ++row) finish_row(p.to, row, x + row * p.x_stride);
+    });
+}
+
+void run(const RmsNormQuantize& p, int rank, int size) {
+    with_type(p.dtype, [&]<typename T>(T) {
+        quantize_rows<T>(p.to, p.rows, p.cols, rank, size, [&](int64_t row, T* place) {
+            normalize(place, static_cast<const T*>(p.x) + row * p.x_stride, p.weight, p.cols, p.eps);
+        });
+    });
+}
+
+void run(const FusedAddRmsNormQuantize& p, int rank, int size) {
+    with_type(p.dtype, [&]<typename T>(T) {
+        quantize_rows<T>(p.to, p.rows, p.cols, rank, size, [&](int64_t row, T* place) {
+            const int64_t at = row * p.cols;
+            T* total = static_cast<T*>(p.sum) + at;
+            add(total, static_cast<const T*>(p.x) + at, static_cast<const T*>(p.residual) + at, p.cols);
+            normalize(place, static_cast<const T*>(total), p.weight, p.cols, p.eps);
+        });
+    });
+}
+
+void run(const ActivationAndMulQuantize& p, int rank, int size) {
+    with_type(p.dtype, [&]<typename T>(T) {
+        quantize_rows<T>(p.to, p.rows, p.cols, rank, size, [&](int64_t row, T* place) {
+            const T* x = static_cast<const T*>(p.x) + row * 2 * p.cols;
+            gate(place, x, x + p.cols, p.cols, p.activation);
+        });
+    });
+}
+
+}  // namespace ozone::OZONE_ISA

@@ -1,0 +1,121 @@
+"""Norms and gated activations fused with what quantizes or pads their result. Passes put them into graphs.
+
+An op is named for its parts: ``rms_norm_quantize_fp8_static(x, weight, eps, scale)`` is
+``quantize_fp8_static(rms_norm(x, weight, eps), scale)``; ``fused_add_rms_norm_...`` returns the sum behind
+the other results. On one instruction set, it gives what its parts give, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ozone.native import kernel
+from ozone.ops import norm  # noqa: F401 (its references are looked up by name)
+from ozone.ops.activation import CODES
+from ozone.ops.quantize import TARGETS, Outputs, dense_rows
+from ozone.ops.registry import DTYPES, NATIVE, OPS, op
+from ozone.ops.schemas import FUSED
+
+if NATIVE:
+    _rms_norm_quantize = kernel("rms_norm_quantize")
+    _fused_add_rms_norm_quantize = kernel("fused_add_rms_norm_quantize")
+    _activation_and_mul_quantize = kernel("activation_and_mul_quantize")
+
+# A kernel keeps one row in the scratch memory of its thread.
+_MAX_COLS = 1 << 20
+
+
+def _rms_norm(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
+    def native(x: Tensor, weight: Tensor, eps: float, *arguments: Any) -> Any:
+        x = dense_rows(x)
+        rows, cols = _shape(x)
+        results, fields = outputs(x, rows, cols, *arguments)
+        _rms_norm_quantize(
+            *fields, x.data_ptr(), weight.data_ptr(), rows, cols, x.stride(0), eps, DTYPES[x.dtype]
+        )
+        return results if len(results) > 1 else results[0]
+
+    return native
+
+
+def _fused_add_rms_norm(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
+    def native(x: Tensor, residual: Tensor, weight: Tensor, eps: float, *arguments: Any) -> Any:
+        x, residual = x.contiguous(), residual.contiguous()
+        rows, cols = _shape(x)
+        results, fields = outputs(x, rows, cols, *arguments)
+        total = torch.empty_like(x)
+        _fused_add_rms_norm_quantize(
+            *fields,
+            total.data_ptr(),
+            x.data_ptr(),
+            residual.data_ptr(),
+            weight.data_ptr(),
+            rows,
+            cols,
+            eps,
+            DTYPES[x.dtype],
+        )
+        return *results, total
+
+    return native
+
+
+def _activation_and_mul(activation: str) -> Callable[[Callable[..., Outputs]], Callable[..., Any]]:
+    code = CODES[activation]
+
+    def of(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
+        def native(x: Tensor, *arguments: Any) -> Any:
+            x = x.contiguous()
+            rows, cols = _shape(x)
+            cols //= 2
+            results, fields = outputs(x, rows, cols, *arguments)
+            _activation_and_mul_quantize(*fields, x.data_ptr(), rows, cols, code, DTYPES[x.dtype])
+            return results if len(results) > 1 else results[0]
+
+        return native
+
+    return of
+
+
+def _shape(x: Tensor) -> tuple[int, int]:
+    rows, cols = x.shape
+    if cols > _MAX_COLS:
+        raise ValueError(f"{cols} columns are more than the {_MAX_COLS} of a fused op")
+    return rows, cols
+
+
+# For each source, its native function given the target's outputs.
+_NATIVE: dict[str, Callable[[Callable[..., Outputs]], Callable[..., Any]]] = {
+    "rms_norm": _rms_norm,
+    "fused_add_rms_norm": _fused_add_rms_norm,
+    "silu_and_mul": _activation_and_mul("silu_and_mul"),
+    "gelu_tanh_and_mul": _activation_and_mul("gelu_tanh_and_mul"),
+}
+
+
+def _reference(parts: tuple[str, ...]) -> Callable[..., Any]:
+    """The references of the parts, each applied to the first result of the one before."""
+    functions = [(OPS[part].reference, len(OPS[part].schema.arguments)) for part in parts]
+
+    def reference(*arguments: Any) -> Any:
+        (first, count), *others = functions
+        results, rest = _as_tuple(first(*arguments[:count])), arguments[count:]
+        for function, count in others:
+            own, rest = rest[: count - 1], rest[count - 1 :]
+            results = _as_tuple(function(results[0], *own)) + results[1:]
+        return results if len(results) > 1 else results[0]
+
+    return reference
+
+
+def _as_tuple(results: Any) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+for _name, _parts in FUSED.items():
+    _outputs = TARGETS["_".join(_parts[1:])]
+    op(_name, native=_NATIVE[_parts[0]](_outputs))(_reference(_parts))
