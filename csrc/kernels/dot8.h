@@ -13,6 +13,7 @@ namespace ozone::OZONE_ISA {
 
 typedef int16_t I16 __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t U16 __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t U32 __attribute__((vector_size(kLanes * 4)));
 
 OZONE_INLINE I32 splat_int(int32_t x) { return I32{} + x; }
 

@@ -5,6 +5,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/elementwise.h"
+#include "kernels/linear_gguf.h"
 #include "kernels/linear_int8.h"
 #include "kernels/machine.h"
 #include "kernels/norm.h"

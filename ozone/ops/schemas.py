@@ -55,6 +55,21 @@ _SCHEMAS: tuple[OpSchema, ...] = (
         "(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, Tensor? residual, int rows, "
         "int group_size) -> Tensor",
     ),
+    OpSchema(
+        "linear_gguf",
+        "(Tensor x, Tensor x_scale, Tensor x_sums, Tensor weight, int[] segments, Tensor? bias, "
+        "Tensor? residual, int rows, ScalarType dtype) -> Tensor",
+    ),
+    OpSchema(
+        "logits_gguf",
+        "(Tensor x, Tensor x_scale, Tensor x_sums, Tensor weight, int[] segments, float? softcap, int rows) "
+        "-> Tensor",
+    ),
+    OpSchema(
+        "embedding_gguf",
+        "(Tensor token_ids, Tensor weight, int[] segments, float scale, int cols, ScalarType dtype) "
+        "-> Tensor",
+    ),
     OpSchema("rms_norm", "(Tensor x, Tensor weight, float eps) -> Tensor", custom_op="rms_norm"),
     OpSchema(
         "fused_add_rms_norm",

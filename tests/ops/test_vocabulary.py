@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import ozone.ops
+from ozone.ops.linear_gguf import packed_gguf_shape
 from ozone.ops.linear_int8 import pack_int8
+from ozone.ops.quantize import quantize_int8_group
 from ozone.ops.registry import OPS
 from ozone.ops.schemas import FUSED, SCHEMAS
 
@@ -27,6 +29,12 @@ def _rows(*shape: int) -> torch.Tensor:
 
 def _bytes(*shape: int) -> torch.Tensor:
     return torch.randint(-127, 128, shape, dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+
+
+def _packed_gguf(segments: list[int], cols: int) -> torch.Tensor:
+    """Packed weights with scales below 1: any bytes are weights."""
+    shape = packed_gguf_shape(segments, cols)
+    return torch.randint(0, 40, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
@@ -62,6 +70,30 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
         _rows(3, 5),
         5,
         8,
+    ),
+    "linear_gguf": lambda: (
+        *quantize_int8_group(_rows(3, 256), 32),
+        _packed_gguf([3, 50, 14, 5], 256),
+        [3, 50, 14, 5],
+        _rows(55),
+        _rows(3, 55),
+        55,
+        torch.float32,
+    ),
+    "logits_gguf": lambda: (
+        *quantize_int8_group(_rows(3, 64), 32),
+        _packed_gguf([8, 50], 64),
+        [8, 50],
+        30.0,
+        50,
+    ),
+    "embedding_gguf": lambda: (
+        torch.tensor([3, 0, 3]),
+        _packed_gguf([12, 50], 256),
+        [12, 50],
+        2.0,
+        256,
+        torch.bfloat16,
     ),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),

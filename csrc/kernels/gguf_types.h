@@ -1,0 +1,288 @@
+// GGUF's block types as `linear_gguf` packs them, and how they are taken apart in registers.
+//
+// A unit is one block of each of a panel's 48 rows. It begins with what belongs to whole blocks; then come its
+// groups of 32 columns, one in most types and eight in the K types. A group holds, for each row side by side:
+//
+//     scales       float16, or the K types' factors of the unit's scale, one byte each
+//     minimums     likewise, where the type has them
+//     fifth bits   4 bytes: bit s of byte k belongs to column 4 s + k
+//     upper bits   two times 4 bytes (Q6_K): bits 2 s and 2 s + 1 of byte k belong to column 4 s + k of each half
+//     low bits     four times 4 bytes: byte k of the j-th has column 4 j + k below and column 4 j + k + 16 above;
+//                  or eight times 4 bytes with a column each (Q8_0)
+//
+// So a vector of any of them takes four bytes of neighbouring rows, as a dot product wants them, and columns are
+// in four bytes a step. Weights are unsigned there: those that have no minimum are offset.
+//
+// The types are described in ggml's documentation and by the `gguf` package, which is the reference in tests.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/dot8.h"
+#include "kernels/linear_gguf.h"
+#include "kernels/panel.h"
+#include "kernels/simd.h"
+
+namespace ozone::OZONE_ISA {
+
+inline constexpr int kGroupCols = 32;
+inline constexpr int kGroupSteps = kGroupCols / 4;
+inline constexpr int64_t kLine = kPanelRows * 4;  // bytes of one step of a panel
+
+// What is the same in every type.
+//
+// bits: of a weight. offset: what weights are stored with added. has_min: whether groups have a minimum.
+// groups: of a block. half_scales: whether each 16 columns have a scale of their own.
+template <int bits, int offset, bool has_min, int groups, bool half_scales = false>
+struct Layout {
+    static constexpr int kBits = bits, kOffset = offset, kGroups = groups;
+    static constexpr bool kHasMin = has_min, kHalfScales = half_scales, kIsK = groups > 1;
+    static constexpr int kScales = (half_scales ? 2 : 1) + has_min;  // numbers beside a group's weights
+    static constexpr int64_t kHeadBytes = kIsK ? kPanelRows * 2 * (1 + has_min) : 0;
+    static constexpr int64_t kScaleBytes = kPanelRows * (kIsK ? 1 : 2);  // of one of those
+    static constexpr int64_t kGroupBytes = kScales * kScaleBytes + kLine * bits;
+    static constexpr int64_t kUnitBytes = kHeadBytes + groups * kGroupBytes;
+};
+
+struct Q4_0 : Layout<4, 8, false, 1> {
+    static constexpr int64_t kBlockBytes = 18;
+};
+struct Q4_1 : Layout<4, 0, true, 1> {
+    static constexpr int64_t kBlockBytes = 20;
+};
+struct Q5_0 : Layout<5, 16, false, 1> {
+    static constexpr int64_t kBlockBytes = 22;
+};
+struct Q5_1 : Layout<5, 0, true, 1> {
+    static constexpr int64_t kBlockBytes = 24;
+};
+struct Q8_0 : Layout<8, 128, false, 1> {
+    static constexpr int64_t kBlockBytes = 34;
+};
+struct Q4_K : Layout<4, 0, true, 8> {
+    static constexpr int64_t kBlockBytes = 144;
+};
+struct Q5_K : Layout<5, 0, true, 8> {
+    static constexpr int64_t kBlockBytes = 176;
+};
+struct Q6_K : Layout<6, 32, false, 8, true> {
+    static constexpr int64_t kBlockBytes = 210;
+};
+
+// Calls `body(Type{})` with the type that `code` names.
+template <typename Body>
+OZONE_INLINE void with_gguf_type(int64_t code, Body body) {
+    switch (static_cast<GgufType>(code)) {
+        case GgufType::q4_0: return body(Q4_0{});
+        case GgufType::q4_1: return body(Q4_1{});
+        case GgufType::q5_0: return body(Q5_0{});
+        case GgufType::q5_1: return body(Q5_1{});
+        case GgufType::q8_0: return body(Q8_0{});
+        case GgufType::q4_k: return body(Q4_K{});
+        case GgufType::q5_k: return body(Q5_K{});
+        case GgufType::q6_k: return body(Q6_K{});
+    }
+}
+
+// kLanes rows of one group.
+struct Group {
+    I32 weights[kGroupSteps];  // unsigned bytes
+    F32 scales[2];             // of all columns, or of each half
+    F32 min;                   // added to every weight, where the type has it
+};
+
+// kLanes bytes as floats.
+template <typename Byte>
+OZONE_INLINE F32 load_bytes(const uint8_t* from) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return to_floats((I32)(Byte(-1) < 0 ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes)));
+#elif defined(__AVX2__)
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return to_floats((I32)(Byte(-1) < 0 ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes)));
+#else
+    F32 x;
+    for (int i = 0; i < kLanes; ++i) x[i] = static_cast<Byte>(from[i]);
+    return x;
+#endif
+}
+
+OZONE_INLINE F32 load_halves(const uint8_t* from) { return load(reinterpret_cast<const f16*>(from)); }
+
+// Bits of all bytes at once. No bit crosses from one byte to another that the mask leaves in.
+OZONE_INLINE I32 masked(I32 x, int mask) { return x & splat_int(mask * 0x01010101); }
+OZONE_INLINE I32 shifted(I32 x, int left) {
+    return left >= 0 ? (I32)((U32)x << left) : (I32)((U32)x >> -left);
+}
+
+// The group `group` of a unit, rows [row, row + kLanes) of the panel.
+template <typename Type>
+OZONE_INLINE Group take_apart(const uint8_t* unit, int group, int row) {
+    const uint8_t* at = unit + Type::kHeadBytes + group * Type::kGroupBytes;
+    Group g;
+    if constexpr (!Type::kIsK) {
+        g.scales[0] = load_halves(at + row * 2);
+        if (Type::kHasMin) g.min = load_halves(at + Type::kScaleBytes + row * 2);
+    } else {
+        const F32 scale = load_halves(unit + row * 2);
+        if (Type::kHalfScales) {
+            g.scales[0] = scale * load_bytes<int8_t>(at + row);
+            g.scales[1] = scale * load_bytes<int8_t>(at + Type::kScaleBytes + row);
+        } else {
+            g.scales[0] = scale * load_bytes<uint8_t>(at + row);
+            // A minimum of the K types is subtracted.
+            g.min = -load_halves(unit + kPanelRows * 2 + row * 2) *
+                    load_bytes<uint8_t>(at + Type::kScaleBytes + row);
+        }
+    }
+    at += Type::kScales * Type::kScaleBytes + row * 4;
+    constexpr int kHighLines = Type::kBits - 4;
+    I32 high[2];
+    if constexpr (Type::kBits < 8) {
+        for (int i = 0; i < kHighLines; ++i) high[i] = load_ints(at + i * kLine);
+        at += kHighLines * kLine;
+    }
+#pragma GCC unroll 8
+    for (int step = 0; step < kGroupSteps; ++step) {
+        if constexpr (Type::kBits == 8) {
+            g.weights[step] = load_ints(at + step * kLine);
+        } else {
+            const I32 pair = load_ints(at + step % 4 * kLine);
+            I32 weight = masked(step < 4 ? pair : shifted(pair, -4), 0x0f);
+            if constexpr (Type::kBits == 5) weight |= masked(shifted(high[0], 4 - step), 0x10);
+            if constexpr (Type::kBits == 6) weight |= masked(shifted(high[step / 4], 4 - step % 4 * 2), 0x30);
+            g.weights[step] = weight;
+        }
+    }
+    return g;
+}
+
+// One row of one group as numbers.
+template <typename Type>
+void dequantize(float* values, const uint8_t* unit, int64_t group, int64_t row) {
+    const auto half = [](const uint8_t* from) {
+        f16 value;
+        std::memcpy(&value, from, sizeof value);
+        return to_float(value);
+    };
+    const uint8_t* at = unit + Type::kHeadBytes + group * Type::kGroupBytes;
+    const uint8_t* second = at + Type::kScaleBytes;
+    float scales[2], min = 0;
+    if constexpr (!Type::kIsK) {
+        scales[0] = scales[1] = half(at + row * 2);
+        if (Type::kHasMin) min = half(second + row * 2);
+    } else if constexpr (Type::kHalfScales) {
+        scales[0] = half(unit + row * 2) * static_cast<int8_t>(at[row]);
+        scales[1] = half(unit + row * 2) * static_cast<int8_t>(second[row]);
+    } else {
+        scales[0] = scales[1] = half(unit + row * 2) * at[row];
+        min = -(half(unit + kPanelRows * 2 + row * 2) * second[row]);
+    }
+    const uint8_t* high = at + Type::kScales * Type::kScaleBytes + row * 4;
+    const uint8_t* low = Type::kBits == 8 ? high : high + (Type::kBits - 4) * kLine;
+    for (int i = 0; i < kGroupCols; ++i) {
+        const int step = i / 4, byte = i % 4;
+        int weight;
+        if constexpr (Type::kBits == 8) {
+            weight = low[step * kLine + byte];
+        } else {
+            weight = low[step % 4 * kLine + byte] >> (step < 4 ? 0 : 4) & 15;
+            if constexpr (Type::kBits == 5) weight |= (high[byte] >> step & 1) << 4;
+            if constexpr (Type::kBits == 6) weight |= (high[step / 4 * kLine + byte] >> step % 4 * 2 & 3) << 4;
+        }
+        values[i] = static_cast<float>(weight - Type::kOffset) * scales[i / (kGroupCols / 2)] + min;
+    }
+}
+
+// What a block of a GGUF file says of its group `group`.
+struct BlockGroup {
+    uint8_t weights[kGroupCols];  // unsigned
+    uint8_t scales[4];            // what becomes the group's scales and minimum
+};
+
+template <typename Type>
+OZONE_INLINE BlockGroup block_group(const uint8_t* block, int group) {
+    BlockGroup g;
+    if constexpr (!Type::kIsK) {
+        // Scale, minimum, fifth bits, low bits: the first 16 columns below, the others above.
+        constexpr int kScaleBytes = Type::kHasMin ? 4 : 2;
+        std::memcpy(g.scales, block, kScaleBytes);
+        const uint8_t* low = block + kScaleBytes + (Type::kBits == 5 ? 4 : 0);
+        if constexpr (Type::kBits == 8) {
+            for (int i = 0; i < kGroupCols; ++i) g.weights[i] = low[i] ^ 0x80;
+        } else {
+            for (int i = 0; i < 16; ++i) g.weights[i] = low[i] & 15, g.weights[i + 16] = low[i] >> 4;
+        }
+        if constexpr (Type::kBits == 5) {
+            uint32_t fifth;
+            std::memcpy(&fifth, block + kScaleBytes, 4);
+            for (int i = 0; i < kGroupCols; ++i) g.weights[i] |= (fifth >> i & 1) << 4;
+        }
+    } else if constexpr (Type::kHalfScales) {
+        // 128 bytes of low and 64 of upper bits, in halves of four groups; 16 scales; the block's scale.
+        const int half = group / 4, quarter = group % 4;
+        const uint8_t* low = block + half * 64 + quarter % 2 * 32;
+        const uint8_t* high = block + 128 + half * 32;
+        for (int i = 0; i < kGroupCols; ++i)
+            g.weights[i] = (low[i] >> quarter / 2 * 4 & 15) | (high[i] >> quarter * 2 & 3) << 4;
+        g.scales[0] = block[192 + group * 2];
+        g.scales[1] = block[193 + group * 2];
+    } else {
+        // Scale and minimum of the block, 12 bytes of 6-bit factors, fifth bits, low bits: pairs of groups.
+        const uint8_t* factors = block + 4;
+        if (group < 4) {
+            g.scales[0] = factors[group] & 63;
+            g.scales[1] = factors[group + 4] & 63;
+        } else {
+            g.scales[0] = (factors[group + 4] & 15) | factors[group - 4] >> 6 << 4;
+            g.scales[1] = factors[group + 4] >> 4 | factors[group] >> 6 << 4;
+        }
+        const uint8_t* low = block + (Type::kBits == 5 ? 48 : 16) + group / 2 * 32;
+        for (int i = 0; i < kGroupCols; ++i) g.weights[i] = low[i] >> group % 2 * 4 & 15;
+        if constexpr (Type::kBits == 5)
+            for (int i = 0; i < kGroupCols; ++i) g.weights[i] |= (block[16 + i] >> group & 1) << 4;
+    }
+    return g;
+}
+
+// Puts a block of a GGUF file into a unit, as the row `row` of its panel.
+template <typename Type>
+OZONE_INLINE void pack_block(uint8_t* unit, int64_t row, const uint8_t* block) {
+    if constexpr (Type::kIsK) {
+        constexpr int64_t kHead = Type::kHalfScales ? 208 : 0;
+        for (int i = 0; i < 1 + Type::kHasMin; ++i)
+            std::memcpy(unit + i * kPanelRows * 2 + row * 2, block + kHead + i * 2, 2);
+    }
+    for (int group = 0; group < Type::kGroups; ++group) {
+        const BlockGroup g = block_group<Type>(block, group);
+        uint8_t* at = unit + Type::kHeadBytes + group * Type::kGroupBytes;
+        constexpr int kBytes = Type::kIsK ? 1 : 2;
+        for (int i = 0; i < Type::kScales; ++i, at += Type::kScaleBytes)
+            std::memcpy(at + row * kBytes, g.scales + i * kBytes, kBytes);
+        uint32_t weights[kGroupSteps];
+        std::memcpy(weights, g.weights, sizeof weights);
+        const auto put = [&](uint32_t bytes) {
+            std::memcpy(at + row * 4, &bytes, 4);
+            at += kLine;
+        };
+        if constexpr (Type::kBits == 8) {
+            for (int step = 0; step < kGroupSteps; ++step) put(weights[step]);
+            continue;
+        }
+        if constexpr (Type::kBits == 5) {
+            uint32_t fifth = 0;
+            for (int step = 0; step < kGroupSteps; ++step) fifth |= (weights[step] >> 4 & 0x01010101) << step;
+            put(fifth);
+        }
+        if constexpr (Type::kBits == 6) {
+            for (int half = 0; half < 2; ++half) {
+                uint32_t upper = 0;
+                for (int i = 0; i < 4; ++i) upper |= (weights[half * 4 + i] >> 4 & 0x03030303) << 2 * i;
+                put(upper);
+            }
+        }
+        for (int i = 0; i < 4; ++i) put((weights[i] & 0x0f0f0f0f) | (weights[i + 4] & 0x0f0f0f0f) << 4);
+    }
+}
+
+}  // namespace ozone::OZONE_ISA
