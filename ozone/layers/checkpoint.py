@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,28 +31,62 @@ class Decoder:
     decode: Callable[[NDArray[np.uint8], Tensor], None]
 
 
+# Stored types that a quantization scheme takes as they are, under their safetensors names.
+_STORED_TYPES: dict[str, torch.dtype] = {
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+
+
 class Checkpoint:
     """A weight source together with the decoders of the types it may hold."""
 
     def __init__(self, source: WeightSource, decoders: Mapping[str, Decoder]) -> None:
         self.source = source
         self._decoders = decoders
+        self._names = frozenset(source.names())
         self._read: set[str] = set()
 
-    def unused(self) -> set[str]:
+    def unused(self) -> frozenset[str]:
         """Names of the tensors that nobody has asked for."""
-        return set(self.source.names()) - self._read
+        return self._names - self._read
 
-    def raw(self, name: str, shape: tuple[int, ...]) -> RawTensor:
-        """The tensor as it is stored. `ModelFileError` where it is missing or has another shape."""
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self._names
+
+    def raw(self, name: str, shape: tuple[int, ...], *others: tuple[int, ...]) -> RawTensor:
+        """The tensor as it is stored. `ModelFileError` where it is missing or has none of these shapes."""
         tensor = self.source.get(name)
         self._read.add(name)
-        if tuple(tensor.shape) != shape:
+        if tuple(tensor.shape) not in (shape, *others):
             raise ModelFileError(
                 f"{self.source.path}: tensor {name} has shape {_text(tensor.shape)}, "
-                f"but this model's config asks for {_text(shape)}"
+                f"but this model's config asks for {' or '.join(map(_text, (shape, *others)))}"
             )
         return tensor
+
+    def raw_of_type(self, name: str, types: Collection[str], shape: tuple[int, ...]) -> RawTensor:
+        """`raw`, of one of these stored types. `ModelFileError` for another."""
+        tensor = self.raw(name, shape)
+        if tensor.dtype not in types:
+            raise ModelFileError(
+                f"{self.source.path}: tensor {name} is stored as {tensor.dtype}, "
+                f"but the model's quantization_config asks for {' or '.join(types)}"
+            )
+        return tensor
+
+    def numbers(self, name: str, shape: tuple[int, ...], *others: tuple[int, ...]) -> Tensor:
+        """A small tensor of any floating type as float32. `ModelFileError` where one is not finite."""
+        tensor = self.raw(name, shape, *others)
+        decoder = self._decoder(tensor)
+        values = torch.empty(math.prod(tensor.shape), dtype=torch.float32)
+        decoder.decode(tensor.data, values)
+        if not bool(values.isfinite().all()):
+            raise ModelFileError(f"{self.source.path}: tensor {name} has numbers that are not finite")
+        return values.view(tensor.shape)
 
     def read(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
         """Tensors decoded to `dtype` and stacked by rows.
@@ -81,6 +115,12 @@ class Checkpoint:
                 f"{_text(tensor.shape)} has {tensor.data.size} bytes, which do not make that shape"
             )
         return decoder
+
+
+def stored(tensor: RawTensor) -> Tensor:
+    """A copy of a tensor of one of the types that schemes take as they are."""
+    # Files are mapped read-only, and torch wants writable memory.
+    return torch.from_numpy(tensor.data.copy()).view(_STORED_TYPES[tensor.dtype]).view(tensor.shape)
 
 
 class LoadableLayer(nn.Module):

@@ -36,10 +36,17 @@ class Linear(LoadableLayer):
         names: checkpoint names without ``.weight`` and ``.bias``.
         out_sizes: rows of each of them; `out_features` is their sum.
         weight, bias: as the method makes them; a method may make others besides or instead.
+        weight_scale, weight_zeros, input_scale, column_order: what quantized weights need besides.
+        parts: linears of single matrices, where these cannot share a product.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    weight_scale: nn.Parameter
+    weight_zeros: nn.Parameter | None
+    input_scale: nn.Parameter
+    column_order: nn.Parameter | None
+    parts: nn.ModuleList
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """The registry of quantization schemes: how a checkpoint stores the weights of its linears.
 
-A scheme is one file with a class that makes linear methods, and one row here. GGUF block types are not a
+A scheme is one file with a class that makes linear methods, and one row here. How a kind of weights is
+multiplied, which several schemes share, is a file of its own (`fp8_linear.py`, ...). GGUF block types are no
 scheme of their own at this level: `gguf.py` decodes them to plain numbers at load.
 """
 
@@ -19,6 +20,10 @@ from ozone.ops.choice import OpChoice
 # quant_method of a checkpoint's quantization_config -> the class that reads it.
 SCHEMES: dict[str, str] = {
     "unquantized": "ozone.quantization.unquantized:Unquantized",
+    "compressed-tensors": "ozone.quantization.compressed_tensors:CompressedTensors",
+    "fp8": "ozone.quantization.fp8:Fp8",
+    "gptq": "ozone.quantization.gptq:GPTQ",
+    "awq": "ozone.quantization.awq:AWQ",
 }
 
 
