@@ -5,7 +5,9 @@
 
 #include "kernels/activation.h"
 #include "kernels/elementwise.h"
+#include "kernels/linear_fp8.h"
 #include "kernels/linear_gguf.h"
+#include "kernels/linear_int4.h"
 #include "kernels/linear_int8.h"
 #include "kernels/machine.h"
 #include "kernels/norm.h"

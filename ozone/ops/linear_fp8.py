@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from ozone.native import kernel
 from ozone.ops.panels import (
     PANEL_ROWS,
     allocate_groups,
     allocate_tensor,
+    check_columns,
     pack_groups,
     panel_count,
-    places_of_rows,
     unpack_groups,
 )
-from ozone.ops.registry import NATIVE, op
+from ozone.ops.registry import DTYPES, NATIVE, OPS, op
+
+if NATIVE:
+    _linear_fp8 = kernel("linear_fp8")
+    _pack_fp8 = kernel("pack_fp8")
 
 # Columns that share a scale in block-scaled weights and group-scaled activations.
 GROUP = 128
@@ -28,7 +32,10 @@ _STEP = 4
 def allocate_fp8(name: str, rows: int, cols: int) -> Tensor:
     """Memory for the weights of a `linear_fp8`, which `pack_fp8` fills: packed where the native library is,
     else (rows, columns).
+
+    Raises: `ValueError` for more than 65,536 columns.
     """
+    check_columns(cols)
     if not NATIVE:
         return allocate_tensor(name, (rows, cols), _E4M3)
     return allocate_tensor(name, (panel_count(rows), -(-cols // _STEP), PANEL_ROWS * _STEP), _E4M3)
@@ -43,16 +50,11 @@ def pack_fp8(packed: Tensor, row: int, weight: Tensor) -> None:
         row: where in the whole matrix the part's first row is.
         weight: (rows of the part, columns), e4m3 or its bytes.
     """
-    weight = weight.view(torch.uint8)
-    packed = packed.view(torch.uint8)
     if packed.dim() == 2:
-        packed[row : row + len(weight)] = weight
+        packed.view(torch.uint8)[row : row + len(weight)] = weight.view(torch.uint8)
         return
-    steps = packed.shape[1]
-    panels, places = places_of_rows(row, len(weight))
-    padded = functional.pad(weight, (0, steps * _STEP - weight.shape[1]))
-    vectors, lanes, rows = places // 16, places % 16 // 4, places % 4
-    _in_lanes(packed)[panels, :, vectors, lanes, :, rows] = padded.view(-1, steps, 2, 2)
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    _pack_fp8.alone(packed.data_ptr(), weight.data_ptr(), row, *weight.shape, weight.stride(0))
 
 
 def allocate_fp8_block_scales(name: str, rows: int, cols: int) -> Tensor:
@@ -88,6 +90,43 @@ def _in_lanes(packed: Tensor) -> Tensor:
     return packed.view(*packed.shape[:2], 3, 4, 2, 4, 2)
 
 
+def _native_linear_fp8(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    rows: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    if weight.dim() == 2:
+        plain: Tensor = OPS["linear_fp8"].reference(
+            x, x_scale, weight, weight_scale, bias, residual, rows, dtype
+        )
+        return plain
+    tokens, cols = x.shape
+    out = torch.empty((tokens, rows), dtype=dtype)
+    x_scales = x_scale.shape[-1]
+    _linear_fp8(
+        out.data_ptr(),
+        x.data_ptr(),
+        x_scale.data_ptr(),
+        weight.data_ptr(),
+        weight_scale.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        0 if residual is None else residual.data_ptr(),
+        tokens,
+        rows,
+        cols,
+        x_scales if x_scale.dim() == 2 else 0,
+        x_scales > 1,
+        weight_scale.dim() > 1,
+        DTYPES[dtype],
+    )
+    return out
+
+
 def _fake_linear_fp8(
     x: Tensor,
     x_scale: Tensor,  # noqa: ARG001
@@ -101,7 +140,7 @@ def _fake_linear_fp8(
     return x.new_empty((x.shape[0], rows), dtype=dtype)
 
 
-@op("linear_fp8", fake=_fake_linear_fp8)
+@op("linear_fp8", native=_native_linear_fp8, fake=_fake_linear_fp8)
 def linear_fp8(
     x: Tensor,
     x_scale: Tensor,

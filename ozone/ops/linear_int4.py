@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from ozone.native import kernel
 from ozone.ops.panels import (
     PANEL_ROWS,
     allocate_groups,
     allocate_tensor,
+    check_columns,
     pack_groups,
     panel_count,
-    places_of_rows,
     unpack_groups,
 )
-from ozone.ops.registry import NATIVE, op
+from ozone.ops.registry import DTYPES, NATIVE, OPS, op
+
+if NATIVE:
+    _linear_int4 = kernel("linear_int4")
+    _pack_int4 = kernel("pack_int4")
 
 # Columns of 16 rows that fill one vector.
 _STEP = 8
+_MOST_GROUP_COLUMNS = 2048
 # What stands for zero in weights without zero points of their own.
 SYMMETRIC_ZERO = 8
 
@@ -26,7 +31,10 @@ SYMMETRIC_ZERO = 8
 def allocate_int4(name: str, rows: int, cols: int) -> Tensor:
     """Memory for the weights of a `linear_int4`, which `pack_int4` fills: packed where the native library is,
     else (rows, columns), a byte for each.
+
+    Raises: `ValueError` for more than 65,536 columns.
     """
+    check_columns(cols)
     if not NATIVE:
         return allocate_tensor(name, (rows, cols), torch.uint8)
     return allocate_tensor(name, (panel_count(rows), -(-cols // _STEP), PANEL_ROWS * _STEP // 2), torch.uint8)
@@ -44,19 +52,24 @@ def pack_int4(packed: Tensor, row: int, weight: Tensor) -> None:
     if packed.dim() == 2:
         packed[row : row + len(weight)] = weight
         return
-    steps = packed.shape[1]
-    panels, places = places_of_rows(row, len(weight))
-    padded = functional.pad(weight, (0, steps * _STEP - weight.shape[1])).view(-1, steps, 2, 2, 2)
-    low, high = padded[:, :, :, 0], padded[:, :, :, 1]
-    _in_words(packed)[panels, :, places] = (low | high << 4).transpose(2, 3)
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    _pack_int4.alone(packed.data_ptr(), weight.data_ptr(), row, *weight.shape, weight.stride(0))
 
 
 def allocate_int4_scales(name: str, rows: int, cols: int, group_size: int, dtype: torch.dtype) -> Tensor:
     """Memory for scales, (panels, groups, 48). `pack_int4_scales` fills it.
 
     Args:
+        group_size: columns of a group: a multiple of 8 up to 2048, or at least `cols`.
         dtype: of the checkpoint's scales: float16, bfloat16 or float32.
+
+    Raises: `ValueError` for another group size.
     """
+    if group_size < cols and (group_size % _STEP or group_size > _MOST_GROUP_COLUMNS):
+        raise ValueError(
+            f"groups of {group_size} columns, where multiples of {_STEP} up to "
+            f"{_MOST_GROUP_COLUMNS} can be multiplied, or one group of all"
+        )
     return allocate_groups(name, rows, -(-cols // group_size), dtype)
 
 
@@ -93,6 +106,43 @@ def _in_words(packed: Tensor) -> Tensor:
     return packed.view(*packed.shape[:2], PANEL_ROWS, 2, 2)
 
 
+def _native_linear_int4(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    rows: int,
+    group_size: int,
+) -> Tensor:
+    if weight.dim() == 2:
+        plain: Tensor = OPS["linear_int4"].reference(
+            x, weight, scales, zeros, bias, residual, rows, group_size
+        )
+        return plain
+    tokens, cols = x.shape
+    dtype = x.dtype
+    out = torch.empty((tokens, rows), dtype=dtype)
+    _linear_int4(
+        out.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        scales.data_ptr(),
+        0 if zeros is None else zeros.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        0 if residual is None else residual.data_ptr(),
+        tokens,
+        rows,
+        cols,
+        x.stride(0),
+        group_size,
+        DTYPES[scales.dtype],
+        DTYPES[dtype],
+    )
+    return out
+
+
 def _fake_linear_int4(
     x: Tensor,
     weight: Tensor,  # noqa: ARG001
@@ -106,7 +156,7 @@ def _fake_linear_int4(
     return x.new_empty((x.shape[0], rows))
 
 
-@op("linear_int4", fake=_fake_linear_int4)
+@op("linear_int4", native=_native_linear_int4, fake=_fake_linear_int4)
 def linear_int4(
     x: Tensor,
     weight: Tensor,

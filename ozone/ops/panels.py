@@ -10,6 +10,8 @@ from torch import Tensor
 from ozone.native import allocate
 
 PANEL_ROWS = 48
+# Kernels that decode weights keep activations of up to this many columns in their scratch memory.
+MOST_COLUMNS = 1 << 16
 
 
 def panel_count(rows: int) -> int:
@@ -20,6 +22,12 @@ def allocate_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Te
     """Zeros of that shape in a memory region of the native library, named for what it holds."""
     memory = allocate(name, math.prod(shape) * dtype.itemsize)
     return torch.from_numpy(memory).view(dtype).view(shape)
+
+
+def check_columns(cols: int) -> None:
+    """Raises: `ValueError` for more columns than kernels that decode weights take."""
+    if cols > MOST_COLUMNS:
+        raise ValueError(f"{cols:,} columns, where at most {MOST_COLUMNS:,} can be multiplied")
 
 
 def allocate_groups(name: str, rows: int, groups: int, dtype: torch.dtype) -> Tensor:

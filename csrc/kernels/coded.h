@@ -1,0 +1,358 @@
+// Products with weights that are decoded on their way into a multiplication: FP8 and 4-bit integers.
+//
+// A coding takes one vector of packed weights apart into units. A unit is what one instruction multiplies: for
+// each row of the vector one column as a float, or two columns as a pair of bfloat16. Activations are packed in the
+// same units, for each of them the tokens of a tile side by side. With few tokens weights are decoded between
+// memory and multiplication; with many, a block of a panel is decoded once into scratch memory for all tokens.
+//
+// Columns come in groups. The sum of a group starts at zero and is added to the total by the op that knows the
+// group's scales. A sum's order depends on nothing but the columns, so that equal rows of any batch get equal
+// results.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/panel.h"
+#include "kernels/product.h"
+#include "kernels/share.h"
+#include "kernels/simd.h"
+#include "runtime/team.h"
+
+namespace ozone::OZONE_ISA {
+
+// Tokens whose sums fit in registers, with `tile_vectors` vectors of a panel at a time.
+#if defined(__AVX512F__)
+inline constexpr int kTile = 8;
+#elif defined(__AVX2__) || defined(__aarch64__)
+inline constexpr int kTile = 4;
+#else
+inline constexpr int kTile = 2;
+#endif
+constexpr int tile_vectors(int tokens) { return tokens == 1 ? kPanelVectors : 3; }
+
+// Every coding has steps of 4 bytes for each row; a vector of them is one of kLanes rows.
+inline constexpr int64_t kStepBytes = kPanelRows * 4, kVectorBytes = kLanes * 4;
+// How far ahead of itself one pass over weights asks memory for them.
+inline constexpr int64_t kAheadBytes = 8 << 10;
+
+// ---- arithmetic: how units are multiplied and added ----
+
+struct Floats {
+    static constexpr int kColumns = 1;  // of a unit
+    using Unit = F32;
+
+    static OZONE_INLINE void add(F32& sum, Unit weights, const uint32_t* x) {
+#if defined(__AVX512F__)
+        // In assembly because the compiler would rather load each activation once and keep more of them than
+        // there are registers.
+        asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
+#else
+        float activation;
+        std::memcpy(&activation, x, 4);
+        sum = fma(weights, splat(activation), sum);
+#endif
+    }
+};
+
+#if defined(__AVX512BF16__)
+struct Pairs {
+    static constexpr int kColumns = 2;
+    using Unit = __m512i;
+
+    static OZONE_INLINE void add(F32& sum, Unit weights, const uint32_t* x) {
+        asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
+    }
+};
+#endif
+
+// ---- the coding of weights that are decoded already ----
+
+template <typename A>
+struct Decoded {
+    using Arithmetic = A;
+    static constexpr int kUnits = 1;
+    static constexpr bool kStreams = false;
+    struct Vector {
+        typename A::Unit unit[1];
+    };
+
+    OZONE_INLINE Vector decode(const uint8_t* from) const {
+        Vector result;
+        std::memcpy(&result, from, sizeof result);
+        return result;
+    }
+};
+
+// ---- the multiplication ----
+
+// What one call multiplies: some steps of a panel, or of two panels at a time, with the tokens of a tile.
+struct Pass {
+    int64_t panel = 0, token = 0, group = 0;  // the first of each, tokens counted within the chunk
+    int64_t panels_apart = 0, panel_bytes = 0;
+    int64_t steps = 0, group_steps = 0;  // of all groups, of one
+    bool grouped = false;                // otherwise the sum of the one group goes on from `totals`, unscaled
+    const char* ahead = nullptr;         // what to prefetch, line by line, where weights are in a cache already
+    int64_t ahead_step = 0;
+};
+
+// totals: (panels, tokens, 48). Not inlined, with sums that come from memory and go back: so g++ 12 keeps them
+// in registers in between.
+template <typename Coding, int tokens, int panels, typename Op>
+__attribute__((noinline)) void multiply(const Op& op, const Coding& codes, const Pass& pass, const uint8_t* weights,
+                                        const uint32_t* x, float* totals) {
+    using A = typename Coding::Arithmetic;
+    constexpr int vectors = tile_vectors(tokens);
+    const Coding coding = codes;
+    const int64_t apart = pass.panels_apart * pass.panel_bytes;
+    for (int first = 0; first < kPanelVectors; first += vectors) {
+        const uint8_t* w = weights + first * kVectorBytes;
+        const uint32_t* activations = x;
+        const char* ahead = pass.ahead;
+        int64_t group = pass.group;
+        for (int64_t left = pass.steps; left > 0; ++group) {
+            const int64_t steps = left < pass.group_steps ? left : pass.group_steps;
+            left -= steps;
+            F32 sums[panels][tokens][vectors];
+#pragma GCC unroll 2
+            for (int p = 0; p < panels; ++p)
+#pragma GCC unroll 8
+                for (int t = 0; t < tokens; ++t)
+#pragma GCC unroll 6
+                    for (int v = 0; v < vectors; ++v)
+                        sums[p][t][v] =
+                            pass.grouped ? splat(0)
+                                         : load(totals + (p * tokens + t) * kPanelRows + (first + v) * kLanes);
+            for (int64_t step = 0; step < steps; ++step) {
+                if constexpr (!Coding::kStreams) {
+                    __builtin_prefetch(ahead);
+                    ahead += pass.ahead_step;
+                }
+#pragma GCC unroll 2
+                for (int p = 0; p < panels; ++p)
+#pragma GCC unroll 6
+                    for (int v = 0; v < vectors; ++v) {
+                        const uint8_t* from = w + p * apart + v * kVectorBytes;
+                        if constexpr (Coding::kStreams)
+                            if ((v * kVectorBytes) % 64 == 0) __builtin_prefetch(from + kAheadBytes);
+                        const auto vector = coding.decode(from);
+#pragma GCC unroll 8
+                        for (int u = 0; u < Coding::kUnits; ++u)
+#pragma GCC unroll 8
+                            for (int t = 0; t < tokens; ++t)
+                                A::add(sums[p][t][v], vector.unit[u], activations + u * tokens + t);
+                        // The next vector loads the activations anew: no CPU has registers for them.
+                        if constexpr (Coding::kUnits > 1) asm volatile("" ::: "memory");
+                    }
+                w += kStepBytes;
+                activations += Coding::kUnits * tokens;
+            }
+            const auto numbers = op.numbers(pass.token, group);
+#pragma GCC unroll 2
+            for (int p = 0; p < panels; ++p)
+#pragma GCC unroll 6
+                for (int v = 0; v < vectors; ++v) {
+                    float* to = totals + p * tokens * kPanelRows + (first + v) * kLanes;
+                    if (!pass.grouped) {
+#pragma GCC unroll 8
+                        for (int t = 0; t < tokens; ++t) store(to + t * kPanelRows, sums[p][t][v]);
+                        continue;
+                    }
+                    const auto scales = op.scales(pass.panel + p * pass.panels_apart, group, first + v);
+#pragma GCC unroll 8
+                    for (int t = 0; t < tokens; ++t) {
+                        const F32 total = load(to + t * kPanelRows);
+                        store(to + t * kPanelRows, op.add_group(total, sums[p][t][v], scales, numbers + t));
+                    }
+                }
+        }
+    }
+}
+
+template <typename Coding, int most = kTile, typename Op>
+OZONE_INLINE void multiply_tile(int tokens, const Op& op, const Coding& coding, const Pass& pass,
+                                const uint8_t* weights, const uint32_t* x, float* totals) {
+    if constexpr (most > 1)
+        if (tokens < most) return multiply_tile<Coding, most - 1>(tokens, op, coding, pass, weights, x, totals);
+    multiply<Coding, most, 1>(op, coding, pass, weights, x, totals);
+}
+
+// Decodes `steps` steps of a panel to units of 48 rows.
+template <typename Coding>
+void decode_block(const Coding& coding, uint8_t* to, const uint8_t* from, int64_t steps) {
+    for (int64_t step = 0; step < steps; ++step, from += kStepBytes, to += Coding::kUnits * kStepBytes)
+#pragma GCC unroll 6
+        for (int v = 0; v < kPanelVectors; ++v) {
+            const auto vector = coding.decode(from + v * kVectorBytes);
+#pragma GCC unroll 8
+            for (int u = 0; u < Coding::kUnits; ++u)
+                std::memcpy(to + u * kStepBytes + v * kVectorBytes, &vector.unit[u], sizeof vector.unit[u]);
+        }
+}
+
+// ---- the whole product ----
+
+// Activations of a chunk fit in scratch memory whatever their number of columns up to this.
+inline constexpr int64_t kMostColumns = 1 << 16;
+inline constexpr int64_t kChunkTokens = 512;
+// Columns of a decoded block, which is to stay in a second-level cache.
+inline constexpr int64_t kBlockColumns = 512;
+// Groups are not longer than this, except one that has all columns.
+inline constexpr int64_t kMostGroupColumns = 2048;
+// Scratch memory: a decoded block (before that, one row of activations), totals, activations.
+inline constexpr int64_t kDecodedBytes = kMostGroupColumns * kPanelRows * 4;
+inline constexpr int64_t kTotalsBytes = kChunkTokens * kPanelRows * 4;
+inline constexpr int64_t kRestBytes = static_cast<int64_t>(kScratchBytes) - kDecodedBytes - kTotalsBytes;
+static_assert(kMostColumns * 4 <= kDecodedBytes && kTile * kMostColumns * (4 + 1) <= kRestBytes);
+
+// An op has
+//     Coding, coding()        how its weights are coded; a step is Coding::kColumns columns
+//     weight                  packed
+//     tokens, rows, cols
+//     group_cols              columns of a group, a multiple of Coding::kColumns, or at least `cols`
+//     output()                where results go
+//     numbers_per_token       floats that it keeps of each token of a chunk in scratch memory
+//     begin(first, count, memory)    a chunk of `count` tokens: those of the calls below count from `first`
+//     pack(units, token)      writes one token's activations and, up to a whole step, zeros
+//     scales(panel, group, vector)   what a group has for a vector of rows
+//     numbers(token, group)   pointer to what a group has for a token; those of the next tokens follow
+//     add_group(total, sum, scales, number)   the new total
+template <typename Op>
+class CodedProduct {
+    using Coding = typename Op::Coding;
+    using Arithmetic = typename Coding::Arithmetic;
+
+  public:
+    explicit CodedProduct(Op& op)
+        : op_(op),
+          steps_((op.cols + Coding::kColumns - 1) / Coding::kColumns),
+          grouped_(op.group_cols < op.cols),
+          group_steps_(grouped_ ? op.group_cols / Coding::kColumns : steps_) {}
+
+    void run(int rank, int size) {
+        const int64_t panels = (op_.rows + kPanelRows - 1) / kPanelRows;
+        const Division mine = divide(panels, op_.tokens, kTile, rank, size);
+        if (mine.panels.begin == mine.panels.end) return;
+        std::byte* memory = scratch();
+        decoded_ = reinterpret_cast<uint8_t*>(memory);
+        totals_ = reinterpret_cast<float*>(memory + kDecodedBytes);
+        float* rest = reinterpret_cast<float*>(memory + kDecodedBytes + kTotalsBytes);
+        int64_t chunk = kRestBytes / 4 / (units() + op_.numbers_per_token) / kTile * kTile;
+        chunk = chunk < kChunkTokens ? chunk : kChunkTokens;
+        for (int64_t token = mine.tokens.begin; token < mine.tokens.end; token += chunk) {
+            const int64_t left = mine.tokens.end - token;
+            first_ = token;
+            count_ = left < chunk ? left : chunk;
+            x_ = reinterpret_cast<uint32_t*>(rest + count_ * op_.numbers_per_token);
+            op_.begin(token, count_, rest);
+            for (int64_t tile = 0; tile < tiles(); ++tile) pack(tile);
+            if (tiles() == 1)
+                stream(mine.panels);
+            else
+                for (int64_t panel = mine.panels.begin; panel < mine.panels.end; ++panel) in_blocks(panel);
+        }
+    }
+
+  private:
+    int64_t units() const { return steps_ * Coding::kUnits; }
+    int64_t tiles() const { return (count_ + kTile - 1) / kTile; }
+    int64_t tile_begin(int64_t tile) const { return count_ * tile / tiles(); }
+    const uint8_t* panel_weights(int64_t panel) const { return op_.weight + panel * steps_ * kStepBytes; }
+
+    void pack(int64_t tile) {
+        const int64_t begin = tile_begin(tile), tokens = tile_begin(tile + 1) - begin;
+        uint32_t* to = x_ + begin * units();
+        if (tokens == 1) return op_.pack(to, begin);
+        uint32_t* row = reinterpret_cast<uint32_t*>(decoded_);
+        for (int64_t t = 0; t < tokens; ++t) {
+            op_.pack(row, begin + t);
+            for (int64_t u = 0; u < units(); ++u) to[u * tokens + t] = row[u];
+        }
+    }
+
+    // One tile: weights are decoded as they come from memory.
+    void stream(Share panels) {
+        const Coding coding = op_.coding();
+        Pass pass;
+        pass.panel_bytes = steps_ * kStepBytes;
+        pass.grouped = grouped_;
+        pass.group_steps = group_steps_;
+        pass.steps = steps_;
+        int64_t panel = panels.begin;
+        // One token has too few sums to keep the multipliers busy: it takes two panels at a time, of two streams.
+        if (count_ == 1) {
+            pass.panels_apart = (panels.end - panels.begin) / 2;
+            for (const int64_t end = panel + pass.panels_apart; panel < end; ++panel) {
+                pass.panel = panel;
+                clear(2);
+                multiply<Coding, 1, 2>(op_, coding, pass, panel_weights(panel), x_, totals_);
+                finish_panel(panel, totals_);
+                finish_panel(panel + pass.panels_apart, totals_ + kPanelRows);
+            }
+            panel += pass.panels_apart;
+        }
+        for (; panel < panels.end; ++panel) {
+            pass.panel = panel;
+            clear(count_);
+            multiply_tile<Coding>(static_cast<int>(count_), op_, coding, pass, panel_weights(panel), x_, totals_);
+            finish_panel(panel, totals_);
+        }
+    }
+
+    // Several tiles: blocks of a panel are decoded, then multiplied with every tile.
+    void in_blocks(int64_t panel) {
+        const Decoded<Arithmetic> decoded;
+        const Coding coding = op_.coding();
+        const int64_t most = kBlockColumns / Coding::kColumns;
+        const int64_t block = !grouped_ ? most : group_steps_ > most ? group_steps_ : most / group_steps_ * group_steps_;
+        Pass pass;
+        pass.panel = panel;
+        pass.grouped = grouped_;
+        clear(count_);
+        for (int64_t step = 0; step < steps_; step += block) {
+            const int64_t steps = steps_ - step < block ? steps_ - step : block;
+            const uint8_t* weights = panel_weights(panel) + step * kStepBytes;
+            decode_block(coding, decoded_, weights, steps);
+            pass.group = grouped_ ? step / group_steps_ : 0;
+            pass.steps = steps * Coding::kUnits;
+            pass.group_steps = grouped_ ? group_steps_ * Coding::kUnits : pass.steps;
+            // The tiles share the work of asking memory for the next block.
+            pass.ahead = reinterpret_cast<const char*>(weights + steps * kStepBytes);
+            const char* end = pass.ahead + steps * kStepBytes;
+            for (int64_t tile = 0; tile < tiles(); ++tile) {
+                const int64_t begin = tile_begin(tile), tokens = tile_begin(tile + 1) - begin;
+                pass.token = begin;
+                pass.ahead_step = pass.ahead < end ? 64 : 0;
+                multiply_tile<Decoded<Arithmetic>>(static_cast<int>(tokens), op_, decoded, pass, decoded_,
+                                                   x_ + begin * units() + step * Coding::kUnits * tokens,
+                                                   totals_ + begin * kPanelRows);
+                pass.ahead += pass.steps * pass.ahead_step;
+            }
+        }
+        finish_panel(panel, totals_);
+    }
+
+    void clear(int64_t tokens) { std::memset(totals_, 0, tokens * kPanelRows * sizeof(float)); }
+
+    void finish_panel(int64_t panel, const float* totals) const {
+        for (int64_t t = 0; t < count_; ++t) {
+            F32 sums[kPanelVectors];
+            for (int v = 0; v < kPanelVectors; ++v) {
+                sums[v] = load(totals + t * kPanelRows + v * kLanes);
+                if (!grouped_) sums[v] = op_.add_group(splat(0), sums[v], op_.scales(panel, 0, v), op_.numbers(t, 0));
+            }
+            finish(op_.output(), first_ + t, panel * kPanelRows, sums);
+        }
+    }
+
+    Op& op_;
+    const int64_t steps_;
+    const bool grouped_;
+    const int64_t group_steps_;
+    int64_t first_ = 0, count_ = 0;  // tokens of the chunk
+    uint8_t* decoded_ = nullptr;
+    float* totals_ = nullptr;
+    uint32_t* x_ = nullptr;
+};
+
+}  // namespace ozone::OZONE_ISA

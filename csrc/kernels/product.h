@@ -1,0 +1,62 @@
+// How a product of tokens with packed weights is divided: among ranks, and in time so that weights come from
+// memory once and from caches after that.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/share.h"
+#include "kernels/simd.h"
+
+namespace ozone::OZONE_ISA {
+
+struct Division {
+    Share panels, tokens;
+};
+
+// A rank's part of a product: some panels, some tokens in units of `tile`. A panel costs as much as two tiles of
+// tokens beside those it is multiplied with: it has to come from memory, for every rank that uses it.
+inline Division divide(int64_t panels, int64_t tokens, int tile, int rank, int size) {
+    constexpr int64_t kPanelCost = 2;
+    const int64_t tiles = (tokens + tile - 1) / tile;
+    int64_t best = INT64_MAX;
+    int over_panels = size, over_tokens = 1;
+    for (int t = 1; t <= size && t <= tiles; ++t) {
+        const int p = size / t;
+        const int64_t cost = ((panels + p - 1) / p) * ((tiles + t - 1) / t + kPanelCost);
+        if (cost >= best) continue;
+        best = cost;
+        over_panels = p;
+        over_tokens = t;
+    }
+    if (rank >= over_panels * over_tokens) return {{0, 0}, {0, 0}};
+    return {share_of(panels, rank / over_tokens, over_panels),
+            share_of(tokens, rank % over_tokens, over_tokens, tile)};
+}
+
+// Where a pass over weights prefetches: three places a step, `apart` bytes from each other, that advance with it.
+struct Prefetch {
+    const char* at;
+    int64_t apart, advance;
+
+    OZONE_INLINE void step() {
+        __builtin_prefetch(at);
+        __builtin_prefetch(at + apart);
+        __builtin_prefetch(at + 2 * apart);
+        at += advance;
+    }
+};
+
+// The prefetches of pass `pass` of `passes` over the same weights, `steps` steps of `step_bytes` (at most 192).
+// A single pass runs ahead of itself by as much as memory needs to answer. Several passes share the work of
+// fetching the weights that come next, so that memory is busy while they compute.
+inline Prefetch prefetch_for(const void* weights, int64_t steps, int64_t step_bytes, int64_t pass, int64_t passes) {
+    constexpr int64_t kLine = 64, kAhead = 8 << 10;
+    const char* at = static_cast<const char*>(weights);
+    if (passes == 1) return {at + kAhead, kLine, step_bytes};
+    const int64_t sharers = passes < 3 ? passes : 3;
+    if (pass >= sharers) return {at, 0, 0};
+    const int64_t advance = step_bytes / sharers;
+    return {at + steps * (step_bytes + pass * advance), sharers == 2 ? kLine : 0, advance};
+}
+
+}  // namespace ozone::OZONE_ISA
