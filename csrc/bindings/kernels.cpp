@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "runtime/kernel.h"
@@ -45,6 +46,37 @@ void fill(const Kernel& kernel, const nb::args& args, Slots& slots) {
     if (PyErr_Occurred()) throw nb::python_error();
 }
 
+// Launches that can be made again, one after another without Python in between. Addresses are kept as they are:
+// whoever records keeps alive what they point to.
+class Launches {
+  public:
+    void add(const Kernel& kernel, const Slots& slots) {
+        made_.push_back({&kernel, values_.size()});
+        values_.insert(values_.end(), slots.values, slots.values + kernel.fields.size());
+    }
+
+    void run() const {
+        for (const Made& launched : made_) launch(*launched.kernel, values_.data() + launched.first);
+    }
+
+    size_t size() const { return made_.size(); }
+
+  private:
+    struct Made {
+        const Kernel* kernel;
+        size_t first;  // of its values
+    };
+    std::vector<Made> made_;
+    std::vector<uint64_t> values_;
+};
+
+thread_local Launches* recording = nullptr;
+
+void launch_and_record(const Kernel& kernel, const void* params) {
+    if (recording) recording->add(kernel, *static_cast<const Slots*>(params));
+    launch(kernel, params);
+}
+
 template <void (*run)(const Kernel&, const void*)>
 void call(const PyKernel& self, const nb::args& args) {
     Slots slots;
@@ -75,8 +107,15 @@ void bind_kernels(nb::module_& m) {
                 return nb::tuple(result);
             },
             "(name, kind) of each field.")
-        .def("__call__", call<launch>, "Launch it on the thread team.")
+        .def("__call__", call<launch_and_record>, "Launch it on the thread team.")
         .def("alone", call<launch_alone>, "Run it on the calling thread.");
+    nb::class_<Launches>(m, "Launches", "Launches of one thread, recorded in order.")
+        .def(nb::init<>())
+        .def("record", [](Launches& self) { recording = &self; },
+             "Add the launches that this thread makes on the team from now on; they are made as well.")
+        .def_static("stop", [] { recording = nullptr; }, "End the recording of this thread.")
+        .def("run", &Launches::run, nb::call_guard<nb::gil_scoped_release>(), "Make all of them again.")
+        .def("__len__", &Launches::size);
     m.def(
         "kernels",
         [] {

@@ -7,7 +7,7 @@ from typing import Any
 
 from ozone.bench.engine_load import RequestTimes, greedy, run_requests
 from ozone.bench.loading import BenchModel, load_for_bench
-from ozone.bench.machine import READ_METHOD, ReadMeter
+from ozone.bench.machine import Bandwidth, ReadMeter
 from ozone.bench.model_cost import weight_bytes_per_step
 from ozone.bench.reporting import Reporter, Row, add_report_arguments, header, milliseconds
 from ozone.bench.statistics import Summary, summary_json
@@ -18,22 +18,22 @@ from ozone.entrypoints.console import start_logging
 
 @dataclass(frozen=True)
 class Iteration:
-    """One timed batch. `read_gb_per_s`: the machine's reads right after it."""
+    """One timed batch. `read`: the machine's reads right after it."""
 
     latency: float
     time_to_first_token: float
     steps_per_s: float | None
-    read_gb_per_s: float
+    read: Bandwidth
 
     @classmethod
-    def of(cls, times: list[RequestTimes], read_gb_per_s: float) -> Iteration:
+    def of(cls, times: list[RequestTimes], read: Bandwidth) -> Iteration:
         begin = min(request.submitted for request in times)
         first = max(request.arrivals[0][0] for request in times)
         last = max(request.arrivals[-1][0] for request in times)
         # From the moment when every request has its first token, each step gives each request one.
         later = [sum(tokens for when, tokens in request.arrivals if when > first) for request in times]
         steps = max(later) / (last - first) if last > first else None
-        return cls(last - begin, first - begin, steps, read_gb_per_s)
+        return cls(last - begin, first - begin, steps, read)
 
 
 def main(argv: list[str]) -> int:
@@ -88,7 +88,7 @@ def _measure(model: BenchModel, parameters: dict[str, int], reporter: Reporter) 
         for index in range(total):
             times = run_requests(engine, prompts[index * batch : (index + 1) * batch], params)
             if index >= warmup:
-                iterations.append(Iteration.of(times, meter.measure(0.05).passes.median))
+                iterations.append(Iteration.of(times, meter.measure(0.05)))
             step()
     meter.close()
     return iterations
@@ -101,10 +101,10 @@ def _report(
     batch = parameters["batch_size"]
     latencies = [run.latency for run in iterations]
     firsts = [run.time_to_first_token for run in iterations]
-    timed = [(run.steps_per_s, run.read_gb_per_s) for run in iterations if run.steps_per_s is not None]
+    timed = [(run.steps_per_s, run.read.passes.median) for run in iterations if run.steps_per_s is not None]
     rates = [steps * batch for steps, _ in timed]
     shares = [steps * weight_bytes / 1e9 / read for steps, read in timed]
-    reads = [run.read_gb_per_s for run in iterations]
+    reads = [run.read.passes.median for run in iterations]
     results: dict[str, Any] = {
         "latency_seconds": summary_json(latencies),
         "time_to_first_token_seconds": summary_json(firsts),
@@ -112,7 +112,7 @@ def _report(
         "weight_bytes_per_step": weight_bytes,
         "weight_read_share": summary_json(shares),
     }
-    machine = {"read_bandwidth_gb_per_s": summary_json(reads), "method": READ_METHOD}
+    machine = {"read_bandwidth_gb_per_s": summary_json(reads), "method": iterations[0].read.method}
     report = {
         **header("latency", parameters),
         "model": model.as_json(),

@@ -1,7 +1,7 @@
 """`ozone bench machine`: this machine's limits, which other figures are stated against.
 
 Read bandwidth bounds decoding, which reads every weight for every token; the peak of products bounds
-prefill. Reading is measured with NumPy and needs no torch; the products are torch's own.
+prefill: in registers, which is the limit, and as torch's products reach it. What needs no torch does without.
 """
 
 from __future__ import annotations
@@ -10,38 +10,29 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ozone.bench.limits import (
+    PEAK_METHOD,
+    PRODUCTS,
+    READ_METHOD,
+    Limits,
+    beyond_cache_bytes,
+    last_level_cache_bytes,
+)
 from ozone.bench.reporting import Reporter, Row, add_report_arguments, header
 from ozone.bench.statistics import Summary
 from ozone.bench.workload import count
 from ozone.config.command_line import ArgumentParser
+from ozone.native import library
 from ozone.platforms import cpu
 
-READ_METHOD = "numpy bitwise_or.reduce over int64, one thread per core"
 PRODUCT_METHOD = "torch product"
-_MIN_BUFFER = 128 << 20
-_UNKNOWN_CACHE = 64 << 20
-_MAX_SHARE_OF_MEMORY = 4
+_NUMPY_METHOD = "numpy bitwise_or.reduce over int64, one thread per core"
 _LARGEST_PRODUCT = 2048
-
-
-def last_level_cache_bytes(root: Path = Path("/")) -> int | None:
-    """Bytes of the largest cache that the first core sees, or None where the system does not say."""
-    found = []
-    for size in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = size.read_text(encoding="ascii").strip()
-        number, unit = text[:-1], text[-1:]
-        if number.isdigit() and unit in _UNITS:
-            found.append(int(number) * _UNITS[unit])
-    return max(found, default=None)
-
-
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -51,6 +42,7 @@ class Bandwidth:
     passes: Summary
     buffer_bytes: int
     threads: int
+    method: str
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -59,46 +51,56 @@ class Bandwidth:
             "passes": self.passes.count,
             "buffer_bytes": self.buffer_bytes,
             "threads": self.threads,
-            "method": READ_METHOD,
+            "method": self.method,
         }
 
 
 class ReadMeter:
     """Streams through a buffer that no cache holds. Keep one to pair figures with a read of the same second.
 
-    The reduction is one load and one OR a vector, which is as fast as a loop of vector loads in C.
+    Reads with the native library's team or, where that is not built, with a reduction of NumPy: one load and
+    one OR a vector.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, *, native: bool | None = None) -> None:
         """`threads` default to the cores this process may use."""
         self.threads = threads or cpu.num_cores()
-        wanted = max(_MIN_BUFFER, 4 * (last_level_cache_bytes() or _UNKNOWN_CACHE))
-        available = cpu.detect().available_bytes
-        self.buffer_bytes = min(wanted, max(available // _MAX_SHARE_OF_MEMORY, _MIN_BUFFER))
-        # Ones, since untouched zeros would all be read from one page of the system.
-        buffer: NDArray[np.int64] = np.ones(self.buffer_bytes // 8, dtype=np.int64)
-        self._parts = np.array_split(buffer, self.threads)
-        self._pool = ThreadPoolExecutor(self.threads)
-        self._pass()
-
-    def _pass(self) -> float:
-        begin = time.perf_counter()
-        for _ in self._pool.map(np.bitwise_or.reduce, self._parts):
-            pass
-        return self.buffer_bytes / (time.perf_counter() - begin) / 1e9
+        use_native = (library() is not None) if native is None else native
+        self.method = READ_METHOD if use_native else _NUMPY_METHOD
+        self._stream: Limits | _NumpyStream
+        self._stream = Limits(self.threads) if use_native else _NumpyStream(self.threads)
+        self.buffer_bytes = self._stream.buffer_bytes
+        self._stream.read()
 
     def measure(self, seconds: float = 0.1) -> Bandwidth:
         """Read again and again for about `seconds`, at least three times."""
         end = time.perf_counter() + seconds
-        rates = [self._pass() for _ in range(3)]
+        rates = [self._stream.read() / 1e9 for _ in range(3)]
         while time.perf_counter() < end:
-            rates.append(self._pass())
-        return Bandwidth(Summary.of(rates), self.buffer_bytes, self.threads)
+            rates.append(self._stream.read() / 1e9)
+        return Bandwidth(Summary.of(rates), self.buffer_bytes, self.threads, self.method)
 
     def close(self) -> None:
         """Give the buffer and the threads back."""
-        self._pool.shutdown()
-        self._parts = []
+        del self._stream
+
+
+class _NumpyStream:
+    """As fast as a loop of vector loads in C, and built everywhere."""
+
+    def __init__(self, threads: int) -> None:
+        self.buffer_bytes = beyond_cache_bytes()
+        # Ones, since untouched zeros would all be read from one page of the system.
+        buffer: NDArray[np.int64] = np.ones(self.buffer_bytes // 8, dtype=np.int64)
+        self._parts = np.array_split(buffer, threads)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def read(self) -> float:
+        """Bytes read a second, in one pass over the buffer."""
+        begin = time.perf_counter()
+        for _ in self._pool.map(np.bitwise_or.reduce, self._parts):
+            pass
+        return self.buffer_bytes / (time.perf_counter() - begin)
 
 
 def measure_read_bandwidth(threads: int | None = None, seconds: float = 1.0) -> Bandwidth:
@@ -116,7 +118,8 @@ class Peak:
 
     kind: str
     rates: Summary
-    size: int
+    size: int | None
+    method: str
     how: str
 
     @property
@@ -129,7 +132,7 @@ class Peak:
             "max": self.rates.maximum,
             "unit": self.unit,
             "size": self.size,
-            "method": PRODUCT_METHOD,
+            "method": self.method,
             "how": self.how,
         }
 
@@ -150,7 +153,17 @@ def measure_peak(kind: str, seconds: float = 0.8) -> Peak:
     end = time.perf_counter() + seconds
     while len(rates) < 3 or time.perf_counter() < end:
         rates.append(2 * size**3 / _seconds(run) / 1e9)
-    return Peak(kind, Summary.of(rates), size, how)
+    return Peak(kind, Summary.of(rates), size, PRODUCT_METHOD, how)
+
+
+def measure_limit(limits: Limits, kind: str, seconds: float = 0.3) -> Peak:
+    """Rate of multiply-adds of one `kind` in registers: what no product can exceed."""
+    limits.wake()
+    end = time.perf_counter() + seconds
+    rates = [limits.peak(kind) / 1e9 for _ in range(3)]
+    while time.perf_counter() < end:
+        rates.append(limits.peak(kind) / 1e9)
+    return Peak(kind, Summary.of(rates), None, PEAK_METHOD, "no memory involved")
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -172,7 +185,6 @@ def _product(kind: str, size: int) -> tuple[Callable[[], object], str]:
 
 
 KIND_OF_DTYPE = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-_KINDS = ("bf16", "int8", "fp32")
 
 
 def main(argv: list[str]) -> int:
@@ -190,14 +202,20 @@ def main(argv: list[str]) -> int:
     facts = cpu.detect()
     threads = namespace.num_threads or facts.num_cores
     reporter = Reporter(namespace.json)
-    with reporter.progress("machine", 1 + len(_KINDS)) as step:
+    limits: list[Peak] = []
+    with reporter.progress("machine", 1 + 2 * len(PRODUCTS)) as step:
         bandwidth = measure_read_bandwidth(threads)
         step()
+        if library() is not None:
+            team = Limits(threads)
+            for kind in PRODUCTS:
+                limits.append(measure_limit(team, kind))
+                step()
         import torch
 
         torch.set_num_threads(threads)
         peaks = []
-        for kind in _KINDS:
+        for kind in PRODUCTS:
             peaks.append(measure_peak(kind))
             step()
     report = {
@@ -208,9 +226,12 @@ def main(argv: list[str]) -> int:
         "memory_bytes": facts.memory_bytes,
         "last_level_cache_bytes": last_level_cache_bytes(),
         "read_bandwidth_gb_per_s": bandwidth.as_json(),
+        "limits": {peak.kind: peak.as_json() for peak in limits},
         "peaks": {peak.kind: peak.as_json() for peak in peaks},
     }
-    reporter.finish(f"{facts.cpu_model}, {facts.isa}, {threads} threads", _rows(bandwidth, peaks), report)
+    reporter.finish(
+        f"{facts.cpu_model}, {facts.isa}, {threads} threads", _rows(bandwidth, limits + peaks), report
+    )
     return 0
 
 
@@ -221,10 +242,11 @@ def _rows(bandwidth: Bandwidth, peaks: list[Peak]) -> list[Row]:
             "memory read",
             f"{reads.median:.1f} GB/s",
             f"median of {reads.count} passes over {bandwidth.buffer_bytes >> 20} MiB, "
-            f"best {reads.maximum:.1f}; {READ_METHOD}",
+            f"best {reads.maximum:.1f}; {bandwidth.method}",
         )
     ]
     for peak in peaks:
-        remark = f"median, best {peak.rates.maximum:,.0f}; {PRODUCT_METHOD}, {peak.how}, {peak.size} square"
+        square = "" if peak.size is None else f", {peak.size} square"
+        remark = f"median, best {peak.rates.maximum:,.0f}; {peak.method}, {peak.how}{square}"
         rows.append((f"{peak.kind} products", f"{peak.rates.median:,.0f} {peak.unit}", remark))
     return rows

@@ -42,6 +42,10 @@ class Reporter:
     def finish(self, title: str, rows: Sequence[Row], report: dict[str, Any]) -> None:
         """Print the table, and the report where JSON was asked for."""
         print(table(title, rows), file=sys.stderr if self.json else sys.stdout, flush=True)
+        self.finish_json(report)
+
+    def finish_json(self, report: dict[str, Any]) -> None:
+        """Print the report where JSON was asked for; for benchmarks with a table of their own."""
         if self.json:
             print(json.dumps(report), flush=True)
 

@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "serve": Benchmark("ozone.bench.serve", "load on a server over HTTP: latencies as its clients see them"),
     "startup": Benchmark("ozone.bench.startup", "process start to first token, level by level"),
     "perplexity": Benchmark("ozone.bench.perplexity", "how well a model predicts a fixed text"),
+    "kernels": Benchmark("ozone.bench.kernels", "each op, format and shape beside this machine's limit"),
     "machine": Benchmark("ozone.bench.machine", "this machine's limits: read bandwidth, peak of products"),
 }
 

@@ -98,10 +98,14 @@ class _Background:
         return self._result
 
 
-def _import_torch_side(timer: StartupTimer) -> None:
-    # How long torch's threads spin between two products, read at its import: docs/decisions/0004.
+def limit_torch_spinning() -> None:
+    """Before torch is imported: set how long its threads spin between products, docs/decisions/0004."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
+def _import_torch_side(timer: StartupTimer) -> None:
+    limit_torch_spinning()
     with timer.phase("import torch"):
         import torch  # noqa: F401
     with timer.phase("import models"):

@@ -9,24 +9,28 @@ import pytest
 
 from ozone.bench.engine_load import RequestTimes
 from ozone.bench.latency import Iteration, main
+from ozone.bench.machine import Bandwidth
 from ozone.bench.model_cost import weight_bytes_per_step
+from ozone.bench.statistics import Summary
 from ozone.errors import ConfigError, ModelFileError
 from ozone.weights.model_files import open_model
 
 _FLAGS = ["--num-threads", "1", "--kv-cache-memory-bytes", "1000000", "--dtype", "float32"]
 
+_READ = Bandwidth(Summary.of([40.0]), 1, 1, "none")
+
 
 def test_an_iteration_times_the_batch_and_counts_the_steps_of_decoding() -> None:
     first = RequestTimes(8, submitted=10.0, arrivals=[(11.0, 1), (12.0, 1), (13.0, 1), (14.0, 1)])
     second = RequestTimes(8, submitted=10.5, arrivals=[(12.0, 1), (13.0, 1), (14.0, 1), (15.0, 1)])
-    iteration = Iteration.of([first, second], read_gb_per_s=40.0)
+    iteration = Iteration.of([first, second], _READ)
     assert iteration.latency == 5.0
     assert iteration.time_to_first_token == 2.0
     assert iteration.steps_per_s == 1.0
 
 
 def test_one_token_leaves_nothing_to_say_of_decoding() -> None:
-    iteration = Iteration.of([RequestTimes(8, submitted=1.0, arrivals=[(2.0, 1)])], read_gb_per_s=40.0)
+    iteration = Iteration.of([RequestTimes(8, submitted=1.0, arrivals=[(2.0, 1)])], _READ)
     assert iteration.steps_per_s is None
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ozone.bench.limits import PRODUCTS, Limits, last_level_cache_bytes
 from ozone.bench.machine import (
     ReadMeter,
-    last_level_cache_bytes,
     main,
+    measure_limit,
     measure_peak,
     measure_read_bandwidth,
 )
+from ozone.native import library
 
 
 def _cache(root: Path, index: int, size: str) -> None:
@@ -31,8 +33,11 @@ def test_the_largest_cache_is_the_last(tmp_path: Path) -> None:
     assert last_level_cache_bytes(tmp_path) == 32 << 20
 
 
-def test_a_read_covers_a_buffer_that_no_cache_holds() -> None:
-    meter = ReadMeter(threads=1)
+@pytest.mark.parametrize("native", [True, False])
+def test_a_read_covers_a_buffer_that_no_cache_holds(native: bool) -> None:
+    if native and library() is None:
+        pytest.skip("needs the native library")
+    meter = ReadMeter(threads=1, native=native)
     bandwidth = meter.measure(seconds=0.0)
     meter.close()
     assert bandwidth.passes.count == 3
@@ -43,7 +48,7 @@ def test_a_read_covers_a_buffer_that_no_cache_holds() -> None:
 
 def test_every_byte_of_the_buffer_is_read_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    meter = ReadMeter(threads=3)
+    meter = ReadMeter(threads=3, native=False)
 
     class Recorder:
         @staticmethod
@@ -68,6 +73,14 @@ def test_a_peak_says_what_was_multiplied(kind: str) -> None:
     assert report["unit"] == ("GOP/s" if kind == "int8" else "GFLOP/s")
 
 
+@pytest.mark.skipif(library() is None, reason="needs the native library")
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_every_kind_of_product_has_a_limit(kind: str) -> None:
+    peak = measure_limit(Limits(1), kind, seconds=0.01)
+    assert peak.rates.minimum > 0
+    assert peak.as_json()["size"] is None
+
+
 def test_the_bandwidth_is_there_for_other_benchmarks() -> None:
     report = measure_read_bandwidth(threads=1, seconds=0.0).as_json()
     assert set(report) == {"median", "max", "passes", "buffer_bytes", "threads", "method"}
@@ -80,6 +93,7 @@ def test_json_is_all_there_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> N
     report = json.loads(streams.out)
     assert report["bench"] == "machine"
     assert set(report["peaks"]) == {"bf16", "int8", "fp32"}
+    assert set(report["limits"]) == (set() if library() is None else set(PRODUCTS))
     assert {peak["method"] for peak in report["peaks"].values()} == {"torch product"}
     assert report["read_bandwidth_gb_per_s"]["max"] >= report["read_bandwidth_gb_per_s"]["median"] > 0
     assert "memory read" in streams.err
