@@ -16,7 +16,7 @@ from torch import Tensor
 from ozone.native import kernel
 from ozone.ops import norm  # noqa: F401 (its references are looked up by name)
 from ozone.ops.activation import CODES
-from ozone.ops.quantize import TARGETS, Outputs, dense_rows
+from ozone.ops.quantize import TARGETS, Target, with_stride
 from ozone.ops.registry import DTYPES, NATIVE, OPS, op
 from ozone.ops.schemas import FUSED
 
@@ -29,27 +29,24 @@ if NATIVE:
 _MAX_COLS = 1 << 20
 
 
-def _rms_norm(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
+def _rms_norm(target: Target) -> Callable[..., Any]:
     def native(x: Tensor, weight: Tensor, eps: float, *arguments: Any) -> Any:
-        x = dense_rows(x)
-        rows, cols = _shape(x)
-        results, fields = outputs(x, rows, cols, *arguments)
-        _rms_norm_quantize(
-            *fields, x.data_ptr(), weight.data_ptr(), rows, cols, x.stride(0), eps, DTYPES[x.dtype]
-        )
-        return results if len(results) > 1 else results[0]
+        (rows, cols), dtype = x.shape, x.dtype
+        stride = cols
+        if not x.is_contiguous():
+            x, stride = with_stride(x)
+        source = (x.data_ptr(), weight.data_ptr(), rows, cols, stride, eps, DTYPES[dtype])
+        return target(_rms_norm_quantize, dtype, rows, _checked(cols), source, *arguments)
 
     return native
 
 
-def _fused_add_rms_norm(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
+def _fused_add_rms_norm(target: Target) -> Callable[..., Any]:
     def native(x: Tensor, residual: Tensor, weight: Tensor, eps: float, *arguments: Any) -> Any:
         x, residual = x.contiguous(), residual.contiguous()
-        rows, cols = _shape(x)
-        results, fields = outputs(x, rows, cols, *arguments)
+        (rows, cols), dtype = x.shape, x.dtype
         total = torch.empty_like(x)
-        _fused_add_rms_norm_quantize(
-            *fields,
+        source = (
             total.data_ptr(),
             x.data_ptr(),
             residual.data_ptr(),
@@ -57,39 +54,38 @@ def _fused_add_rms_norm(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
             rows,
             cols,
             eps,
-            DTYPES[x.dtype],
+            DTYPES[dtype],
         )
-        return *results, total
+        results = target(_fused_add_rms_norm_quantize, dtype, rows, _checked(cols), source, *arguments)
+        return (*results, total) if isinstance(results, tuple) else (results, total)
 
     return native
 
 
-def _activation_and_mul(activation: str) -> Callable[[Callable[..., Outputs]], Callable[..., Any]]:
-    code = CODES[activation]
+def _activation_and_mul(name: str) -> Callable[[Target], Callable[..., Any]]:
+    code = CODES[name]
 
-    def of(outputs: Callable[..., Outputs]) -> Callable[..., Any]:
+    def of(target: Target) -> Callable[..., Any]:
         def native(x: Tensor, *arguments: Any) -> Any:
             x = x.contiguous()
-            rows, cols = _shape(x)
-            cols //= 2
-            results, fields = outputs(x, rows, cols, *arguments)
-            _activation_and_mul_quantize(*fields, x.data_ptr(), rows, cols, code, DTYPES[x.dtype])
-            return results if len(results) > 1 else results[0]
+            (rows, twice), dtype = x.shape, x.dtype
+            cols = twice // 2
+            source = (x.data_ptr(), rows, cols, code, DTYPES[dtype])
+            return target(_activation_and_mul_quantize, dtype, rows, _checked(cols), source, *arguments)
 
         return native
 
     return of
 
 
-def _shape(x: Tensor) -> tuple[int, int]:
-    rows, cols = x.shape
+def _checked(cols: int) -> int:
     if cols > _MAX_COLS:
         raise ValueError(f"{cols} columns are more than the {_MAX_COLS} of a fused op")
-    return rows, cols
+    return cols
 
 
-# For each source, its native function given the target's outputs.
-_NATIVE: dict[str, Callable[[Callable[..., Outputs]], Callable[..., Any]]] = {
+# For each source, its native function given the target.
+_NATIVE: dict[str, Callable[[Target], Callable[..., Any]]] = {
     "rms_norm": _rms_norm,
     "fused_add_rms_norm": _fused_add_rms_norm,
     "silu_and_mul": _activation_and_mul("silu_and_mul"),
@@ -117,5 +113,5 @@ def _as_tuple(results: Any) -> tuple[Tensor, ...]:
 
 
 for _name, _parts in FUSED.items():
-    _outputs = TARGETS["_".join(_parts[1:])]
-    op(_name, native=_NATIVE[_parts[0]](_outputs))(_reference(_parts))
+    _target = TARGETS["_".join(_parts[1:])]
+    op(_name, native=_NATIVE[_parts[0]](_target))(_reference(_parts))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ozone.native import kernel
+from ozone.native import Kernel, kernel
 from ozone.ops.registry import DTYPES, NATIVE, op
 
 if NATIVE:
@@ -28,46 +28,71 @@ _SMALLEST_SCALE = 2.0**-126
 # Columns of one sum: the finest that a weight format has an offset for.
 SUM_COLS = 16
 
-# Results to be filled, and the fields that say so to a kernel: `Quantized` in csrc/kernels/quantize.h.
-Outputs = tuple[tuple[Tensor, ...], tuple[int, ...]]
+# Allocates results, launches a kernel that fills them, and returns them. Arguments: the kernel; type, rows
+# and columns of what is to be quantized; its fields for that, which follow those for the results
+# (`Quantized` in csrc/kernels/quantize.h); the further arguments of the op.
+Target = Callable[..., Any]
 
 
-def _static(target: int, dtype: torch.dtype) -> Callable[[Tensor, int, int, Tensor], Outputs]:
-    def outputs(x: Tensor, rows: int, cols: int, scale: Tensor) -> Outputs:  # noqa: ARG001
+def _static(code: int, dtype: torch.dtype) -> Target:
+    def target(
+        launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], scale: Tensor
+    ) -> Tensor:
         q = torch.empty(rows, cols, dtype=dtype)
-        return (q,), (q.data_ptr(), 0, 0, scale.data_ptr(), target, 0, cols)
+        launch(q.data_ptr(), 0, 0, scale.data_ptr(), code, 0, cols, *source)
+        return q
 
-    return outputs
+    return target
 
 
-def _token(target: int, dtype: torch.dtype) -> Callable[[Tensor, int, int], Outputs]:
-    def outputs(x: Tensor, rows: int, cols: int) -> Outputs:  # noqa: ARG001
+def _token(code: int, dtype: torch.dtype) -> Target:
+    def target(
+        launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor]:
         q, scale = torch.empty(rows, cols, dtype=dtype), torch.empty(rows, 1, dtype=torch.float32)
-        return (q, scale), (q.data_ptr(), scale.data_ptr(), 0, 0, target, 0, cols)
+        launch(q.data_ptr(), scale.data_ptr(), 0, 0, code, 0, cols, *source)
+        return q, scale
 
-    return outputs
+    return target
 
 
-def _fp8_group(x: Tensor, rows: int, cols: int, group: int) -> Outputs:  # noqa: ARG001
+def _fp8_group(
+    launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], group: int
+) -> tuple[Tensor, Tensor]:
     q = torch.empty(rows, cols, dtype=E4M3)
     scale = torch.empty(rows, _groups(cols, group), dtype=torch.float32)
-    return (q, scale), (q.data_ptr(), scale.data_ptr(), 0, 0, 3, group, cols)
+    launch(q.data_ptr(), scale.data_ptr(), 0, 0, 3, group, cols, *source)
+    return q, scale
 
 
-def _int8_group(x: Tensor, rows: int, cols: int, group: int) -> Outputs:  # noqa: ARG001
+def _int8_group(
+    launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], group: int
+) -> tuple[Tensor, Tensor, Tensor]:
     q = torch.empty(rows, cols, dtype=INT8)
     scale = torch.empty(rows, _groups(cols, group), dtype=torch.float32)
     sums = torch.empty(rows, _groups(cols, SUM_COLS), dtype=torch.int16)
-    return (q, scale, sums), (q.data_ptr(), scale.data_ptr(), sums.data_ptr(), 0, 6, group, cols)
+    launch(q.data_ptr(), scale.data_ptr(), sums.data_ptr(), 0, 6, group, cols, *source)
+    return q, scale, sums
 
 
-def _pad(x: Tensor, rows: int, cols: int, multiple: int) -> Outputs:
-    padded = torch.empty(rows, _padded(cols, multiple), dtype=x.dtype)
-    return (padded,), (padded.data_ptr(), 0, 0, 0, 0, 0, _padded(cols, multiple))
+def _pad(
+    launch: Kernel, dtype: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], multiple: int
+) -> Tensor:
+    padded = torch.empty(rows, _padded(cols, multiple), dtype=dtype)
+    launch(padded.data_ptr(), 0, 0, 0, 0, 0, padded.shape[1], *source)
+    return padded
 
 
-def _pad_fp8_group(x: Tensor, rows: int, cols: int, multiple: int, group: int) -> Outputs:
-    return _fp8_group(x, rows, _padded(cols, multiple), group)
+def _pad_fp8_group(
+    launch: Kernel,
+    dtype: torch.dtype,
+    rows: int,
+    cols: int,
+    source: tuple[Any, ...],
+    multiple: int,
+    group: int,
+) -> tuple[Tensor, Tensor]:
+    return _fp8_group(launch, dtype, rows, _padded(cols, multiple), source, group)
 
 
 def _groups(cols: int, group: int) -> int:
@@ -80,10 +105,8 @@ def _padded(cols: int, multiple: int) -> int:
     return -(-cols // multiple) * multiple
 
 
-# What a kernel makes of rows, by the name of the op that does nothing else: results and fields of a call,
-# from an x that has the rows' type, the number of rows and columns, and the op's further arguments. Ops that
-# make the rows first (`ozone/ops/fused.py`) take theirs from here too.
-TARGETS: dict[str, Callable[..., Outputs]] = {
+# By the name of the op that does nothing else. Ops of `ozone/ops/fused.py` end in these too.
+TARGETS: dict[str, Target] = {
     "pad": _pad,
     "quantize_fp8_static": _static(1, E4M3),
     "quantize_fp8_token": _token(2, E4M3),
@@ -95,20 +118,23 @@ TARGETS: dict[str, Callable[..., Outputs]] = {
 }
 
 
-def dense_rows(x: Tensor) -> Tensor:
-    """`x` with the columns of a row side by side, as kernels want them."""
-    return x if x.is_contiguous() or x.stride(1) == 1 else x.contiguous()
+def with_stride(x: Tensor) -> tuple[Tensor, int]:
+    """Rows whose columns are side by side, and the elements from row to row."""
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    return x, x.stride(0)
 
 
 def _native(name: str) -> Callable[..., Any]:
-    outputs = TARGETS[name]
+    target = TARGETS[name]
 
     def quantize(x: Tensor, *arguments: Any) -> Any:
-        x = dense_rows(x)
-        rows, cols = x.shape
-        results, fields = outputs(x, rows, cols, *arguments)
-        _quantize(*fields, x.data_ptr(), rows, cols, x.stride(0), DTYPES[x.dtype])
-        return results if len(results) > 1 else results[0]
+        (rows, cols), dtype = x.shape, x.dtype
+        stride = cols
+        if not x.is_contiguous():
+            x, stride = with_stride(x)
+        source = (x.data_ptr(), rows, cols, stride, DTYPES[dtype])
+        return target(_quantize, dtype, rows, cols, source, *arguments)
 
     return quantize
 

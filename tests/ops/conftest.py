@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import ozone.ops.choice  # noqa: F401 (registers every op)
 from ozone.native import library
 
 _NATIVE = library()
