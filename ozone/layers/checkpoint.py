@@ -48,6 +48,7 @@ class Checkpoint:
         self._decoders = decoders
         self._names = frozenset(source.names())
         self._read: set[str] = set()
+        self._bytes_read = self._bytes_released = 0
 
     def unused(self) -> frozenset[str]:
         """Names of the tensors that nobody has asked for."""
@@ -57,10 +58,19 @@ class Checkpoint:
         """Whether there is a tensor of that name."""
         return name in self._names
 
+    def release(self, *, at_least: int = 0) -> None:
+        """Take the files' pages off this process's memory, if `at_least` so many bytes were read since the last
+        time: a mapped file that has been read counts as resident, beside what was made of it.
+        """
+        if self._bytes_read - self._bytes_released >= at_least:
+            self._bytes_released = self._bytes_read
+            self.source.release()
+
     def raw(self, name: str, shape: tuple[int, ...], *others: tuple[int, ...]) -> RawTensor:
         """The tensor as it is stored. `ModelFileError` where it is missing or has none of these shapes."""
         tensor = self.source.get(name)
         self._read.add(name)
+        self._bytes_read += tensor.data.size
         if tuple(tensor.shape) not in (shape, *others):
             raise ModelFileError(
                 f"{self.source.path}: tensor {name} has shape {_text(tensor.shape)}, "

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Bytes of a checkpoint after which what was read of it is taken off this process's memory.
+_RELEASE_AFTER = 32 << 20
+
 
 def build_model(
     config: ModelConfig, *, dtype: torch.dtype, max_model_len: int, op: OpChoice | None = None
@@ -70,11 +73,13 @@ def load_weights(
         try:
             for done, load in enumerate(as_completed(loads), start=1):
                 load.result()
+                checkpoint.release(at_least=_RELEASE_AFTER)
                 if progress is not None:
                     progress(done, len(layers))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    checkpoint.release()
     unused = checkpoint.unused()
     if unused:
         logger.debug("%s: %d tensors are not used by this model", source.path, len(unused))

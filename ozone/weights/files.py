@@ -29,6 +29,14 @@ def map_file(path: Path) -> memoryview:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def release_pages(mapped: memoryview) -> None:
+    """Take the pages of a file from `map_file` off this process's memory. What is still needed comes back from
+    the system's cache of files when it is touched; nobody's view is harmed.
+    """
+    if isinstance(mapped.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.obj.madvise(mmap.MADV_DONTNEED)
+
+
 def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
     """A whole UTF-8 file of at most `max_bytes`."""
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ozone.errors import ModelFileError, shown
-from ozone.weights.files import map_file
+from ozone.weights.files import map_file, release_pages
 from ozone.weights.gguf_types import GGUF_TYPES, BlockType
 
 MAGIC = b"GGUF"
@@ -143,6 +143,10 @@ class GGUFFile:
         self.tensors: dict[str, TensorInfo] = reader.tensors(
             tensor_count, alignment=_alignment(self.metadata, path)
         )
+
+    def release(self) -> None:
+        """Take what was read of the file off this process's memory."""
+        release_pages(self._data)
 
     def tensor_data(self, info: TensorInfo) -> NDArray[np.uint8]:
         """The bytes of a tensor: one-dimensional, read-only, a view into the mapped file."""

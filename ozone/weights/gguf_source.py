@@ -84,6 +84,9 @@ class GGUFWeights:
             data, dtype = self._without_offset(info, data), "F32"
         return RawTensor(name, dtype, info.shape, data)
 
+    def release(self) -> None:
+        self._file.release()
+
     def _half_split_rows(self, info: TensorInfo, data: NDArray[np.uint8], which: str) -> NDArray[np.uint8]:
         """Rows of q or k from interleaved rotary order (pairs of neighbours) to Hugging Face's halves.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ozone.errors import ModelFileError, shown
-from ozone.weights.files import decode_text, map_file, parse_json_object
+from ozone.weights.files import decode_text, map_file, parse_json_object, release_pages
 from ozone.weights.source import RawTensor
 
 MAX_HEADER_BYTES = 32 << 20  # real ones have up to 10 MB; parsed, the worst JSON takes twenty times its size
@@ -64,6 +64,10 @@ class SafetensorsFile:
         """A tensor of this file; its data is a view into the mapping."""
         dtype, shape, start, nbytes = self.tensors[name]
         return RawTensor(name, dtype, shape, self._view(start, nbytes))
+
+    def release(self) -> None:
+        """Take what was read of the file off this process's memory."""
+        release_pages(self._data)
 
     def _view(self, start: int, nbytes: int) -> NDArray[np.uint8]:
         return np.frombuffer(self._data, np.uint8, nbytes, start)

@@ -46,6 +46,10 @@ class SafetensorsWeights:
             raise ModelFileError(f"{self.path}: the tensor {name} is missing")
         return file.get(name)
 
+    def release(self) -> None:
+        for file in set(self._where.values()):
+            file.release()
+
 
 def single_file(folder: Path) -> Path:
     """The one safetensors file of a directory without an index."""

@@ -43,3 +43,7 @@ class WeightSource(Protocol):
     def get(self, name: str) -> RawTensor:
         """The tensor of that canonical name; `ModelFileError` where there is none. Thread-safe."""
         ...
+
+    def release(self) -> None:
+        """Take what was read off this process's memory; a tensor still in use is read again. Thread-safe."""
+        ...

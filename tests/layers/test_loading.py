@@ -55,6 +55,9 @@ class DictSource:
         except KeyError:
             raise ModelFileError(f"{self.path}: tensor {name} is missing") from None
 
+    def release(self) -> None:
+        self.released = True
+
 
 def source(config: ModelConfig = CONFIG) -> DictSource:
     hidden, inner = config.hidden_size, config.intermediate_size

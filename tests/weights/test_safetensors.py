@@ -218,3 +218,22 @@ def test_another_naming_of_the_same_weights_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "second.safetensors").write_bytes(b"unread")
     with pytest.raises(ModelFileError, match=r"2 safetensors files, but no model\.safetensors\.index"):
         SafetensorsWeights(tmp_path)
+
+
+def _resident_file_bytes() -> int:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("RssFile:"))
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_what_was_read_can_be_released_and_read_again(tmp_path: Path) -> None:
+    values = np.arange(16 << 20, dtype=np.int32)
+    save_file({"a": values}, tmp_path / "model.safetensors")
+    weights = SafetensorsWeights(tmp_path)
+    data = weights.get("a").data
+    np.testing.assert_array_equal(data.view(np.int32), values)
+    read = _resident_file_bytes()
+    weights.release()
+    assert read - _resident_file_bytes() > values.nbytes // 2
+    np.testing.assert_array_equal(data.view(np.int32), values)
