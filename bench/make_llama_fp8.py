@@ -1,8 +1,8 @@
-"""Writes a checkpoint with the geometry and the quantization of RedHatAI/Llama-3.2-1B-FP8, and random weights.
+"""Writes a checkpoint with the geometry and quantization of RedHatAI/Llama-3.2-1B-FP8, and random weights.
 
-That checkpoint is the FP8 example of vLLM's documentation. This one needs no download: 16 layers of hidden size
-2048, FP8 linears with one static scale for each matrix and its input (compressed-tensors, float-quantized), bf16
-embeddings that are the output head too. It says nothing, at the speed of the real one.
+That checkpoint is the FP8 example of vLLM's documentation. This one needs no download: 16 layers of hidden
+size 2048, FP8 linears with one static scale for each matrix and its input (compressed-tensors,
+float-quantized), bf16 embeddings that are the output head too. It says nothing, at the speed of the real one.
 
     python bench/make_llama_fp8.py DIR
     python -m ozone.entrypoints.api_server --model DIR -O1 --max-model-len 8192
@@ -85,8 +85,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_checkpoint(folder: Path, geometry: Geometry, seed: int) -> None:
-    """Config, tokenizer and weights. Raises: `OzoneError` where the default model, which lends its vocabulary, is
-    not installed; `OSError`.
+    """Config, tokenizer and weights.
+
+    Raises: `OzoneError` where the default model, which lends its vocabulary, is not installed; `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first_special = geometry.vocabulary - _SPECIAL_TOKENS
@@ -163,8 +164,8 @@ def config(geometry: Geometry) -> dict[str, Any]:
 
 
 def tokenizer(vocabulary: int) -> dict[str, Any]:
-    """The default model's ``tokenizer.json`` with tokens that no text becomes behind its own, and Llama's special
-    tokens at the end.
+    """The default model's ``tokenizer.json``, behind its tokens others that no text becomes, and special tokens
+    like Llama's at the end.
     """
     metadata = open_model(DEFAULT_MODEL).gguf_metadata
     assert metadata is not None, "the default model is a GGUF file"
@@ -220,11 +221,8 @@ def _fp8_table() -> tuple[NDArray[Any], NDArray[Any]]:
     """Normal weights on the grid of e4m3, and the scale that makes them small again."""
     codes = np.arange(127, dtype=np.uint8)  # 127 is NaN
     exponents, mantissas = codes >> 3, codes & 7
-    values = np.where(
-        exponents == 0,
-        np.ldexp(mantissas / 8, -6),
-        np.ldexp(1 + mantissas / 8, exponents.astype(np.int32) - 7),
-    )
+    subnormal, scaled = mantissas / 8 * 2.0**-6, (1 + mantissas / 8) * 2.0 ** (exponents - 7.0)
+    values = np.where(exponents == 0, subnormal, scaled)
     normal = _normal_table()
     unit = _LARGEST_E4M3 / np.abs(normal).max()
     nearest = np.searchsorted((values[1:] + values[:-1]) / 2, np.abs(normal) * unit).astype(np.uint8)
@@ -257,10 +255,7 @@ def _write_weights(path: Path, listed: list[Tensor], seed: int) -> None:
         for tensor in listed:
             for start in range(0, tensor.size, _CHUNK):
                 count = min(_CHUNK, tensor.size - start)
-                drawn = (
-                    random.integers(0, len(tensor.table), count, np.uint16) if len(tensor.table) > 1 else None
-                )
-                part = np.full(count, tensor.table[0]) if drawn is None else tensor.table[drawn]
+                part = tensor.table[random.integers(0, len(tensor.table), count, np.uint16)]
                 file.write(part.tobytes())
                 bar.update(part.nbytes)
 

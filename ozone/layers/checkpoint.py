@@ -59,8 +59,8 @@ class Checkpoint:
         return name in self._names
 
     def release(self, *, at_least: int = 0) -> None:
-        """Take the files' pages off this process's memory, if `at_least` so many bytes were read since the last
-        time: a mapped file that has been read counts as resident, beside what was made of it.
+        """Take the files' pages off this process's memory, if `at_least` so many bytes were read since the
+        last time: a mapped file that has been read counts as resident, beside what was made of it.
         """
         if self._bytes_read - self._bytes_released >= at_least:
             self._bytes_released = self._bytes_read

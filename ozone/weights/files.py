@@ -30,8 +30,8 @@ def map_file(path: Path) -> memoryview:
 
 
 def release_pages(mapped: memoryview) -> None:
-    """Take the pages of a file from `map_file` off this process's memory. What is still needed comes back from
-    the system's cache of files when it is touched; nobody's view is harmed.
+    """Take the pages of a file from `map_file` off this process's memory. What is still needed comes back
+    from the system's cache of files when it is touched; nobody's view is harmed.
     """
     if isinstance(mapped.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.obj.madvise(mmap.MADV_DONTNEED)

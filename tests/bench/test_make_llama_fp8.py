@@ -30,16 +30,8 @@ def script() -> ModuleType:
 @pytest.fixture(scope="module")
 def checkpoint(script: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama-fp8")
-    geometry = script.Geometry(
-        hidden=128,
-        intermediate=256,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        head_dim=32,
-        vocabulary=50000,
-        context=512,
-    )
+    sizes = {"hidden": 128, "intermediate": 256, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 32}
+    geometry = script.Geometry(**sizes, vocabulary=50000, context=512)
     script.write_checkpoint(folder, geometry, seed=0)
     return folder
 
