@@ -164,8 +164,8 @@ def config(geometry: Geometry) -> dict[str, Any]:
 
 
 def tokenizer(vocabulary: int) -> dict[str, Any]:
-    """The default model's ``tokenizer.json``, behind its tokens others that no text becomes, and special tokens
-    like Llama's at the end.
+    """The default model's ``tokenizer.json``, behind its tokens others that no text becomes, and special
+    tokens like Llama's at the end.
     """
     metadata = open_model(DEFAULT_MODEL).gguf_metadata
     assert metadata is not None, "the default model is a GGUF file"
