@@ -11,6 +11,9 @@ namespace {
 
 constexpr float kLargestE4m3 = 448, kLargestInt8 = 127, kSmallestScale = 0x1p-126f;
 constexpr int64_t kSumCols = 16;
+// Large tensors begin near the beginning of a page. A row at the same place of its page would have loads wait for
+// stores that only look like theirs, since CPUs compare the low 12 bits first: a quarter of the time.
+constexpr int64_t kPlaceOffset = 1344;
 
 // The largest magnitude of `cols` numbers; NaN where one of them is.
 template <typename T>
@@ -97,7 +100,7 @@ OZONE_INLINE void quantize_rows(const Quantized& to, int64_t rows, int64_t cols,
                                 MakeRow make_row) {
     const bool plain = static_cast<Target>(to.target) == Target::plain;
     const Share share = share_of(rows, rank, size);
-    T* place = reinterpret_cast<T*>(scratch());
+    T* place = reinterpret_cast<T*>(scratch() + kPlaceOffset);
     for (int64_t row = share.begin; row < share.end; ++row) {
         if (plain) place = static_cast<T*>(to.out) + row * to.out_cols;
         make_row(row, place);

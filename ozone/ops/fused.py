@@ -26,7 +26,7 @@ if NATIVE:
     _activation_and_mul_quantize = kernel("activation_and_mul_quantize")
 
 # A kernel keeps one row in the scratch memory of its thread.
-_MAX_COLS = 1 << 20
+_MAX_COLS = 1 << 19
 
 
 def _rms_norm(target: Target) -> Callable[..., Any]:
