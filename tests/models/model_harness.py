@@ -15,6 +15,7 @@ from ozone.config.schema import CacheConfig, SchedulerConfig
 from ozone.engine.runner import ScheduledRequest
 from ozone.graphs.eager_runner import EagerRunner, kv_block_bytes
 from ozone.models import build_model, load_weights
+from ozone.ops.choice import OpChoice
 from ozone.weights.model_files import open_model
 
 MAX_MODEL_LEN = 128
@@ -34,9 +35,14 @@ class FakeRequest:
     logits: list[NDArray[np.float32]] = field(default_factory=list)
 
 
-def open_runner(path: Path | str, dtype: str = "float32", max_model_len: int = MAX_MODEL_LEN) -> EagerRunner:
+def open_runner(
+    path: Path | str,
+    dtype: str = "float32",
+    max_model_len: int = MAX_MODEL_LEN,
+    op: OpChoice | None = None,
+) -> EagerRunner:
     files = open_model(str(path))
-    model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=max_model_len)
+    model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=max_model_len, op=op)
     load_weights(model, files.open_weights(), num_threads=2)
     return EagerRunner(
         model,

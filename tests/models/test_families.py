@@ -11,17 +11,19 @@ import pytest
 import tiny_checkpoints as checkpoints
 from transformers.models.gemma3 import modeling_gemma3
 
+from ozone.ops.choice import OpChoice
+
 TOLERANCE = 1e-4
 
 
-CASES = [(name, "safetensors") for name in checkpoints.MODELS] + [
-    (name, "gguf") for name in checkpoints.GGUF_MODELS
+CASES = [(name, "safetensors", ops) for name in checkpoints.MODELS for ops in ("none", "all")] + [
+    (name, "gguf", "none") for name in checkpoints.GGUF_MODELS
 ]
 
 
-@pytest.mark.parametrize(("name", "format"), CASES)
+@pytest.mark.parametrize(("name", "format", "custom_ops"), CASES)
 def test_logits_equal_those_of_transformers_in_prefill_chunks_and_decode(
-    name: str, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, format: str, custom_ops: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three requests together: one prefilled whole, one in chunks between the others' steps, one short."""
     model = checkpoints.tiny_model(name)
@@ -29,7 +31,8 @@ def test_logits_equal_those_of_transformers_in_prefill_chunks_and_decode(
         # The reference reads this key and its attention knows soft-capping, but nothing connects the two.
         capped = functools.partial(modeling_gemma3.eager_attention_forward, softcap=softcap)
         monkeypatch.setattr(modeling_gemma3, "eager_attention_forward", capped)
-    runner = harness.open_runner(checkpoints.save(model, tmp_path, format))
+    op = OpChoice((custom_ops,))
+    runner = harness.open_runner(checkpoints.save(model, tmp_path, format), op=op)
     whole, chunked, short = requests = harness.make_requests(runner.vocab_size, [85, 100, 50])
     harness.step(runner, [(whole, 53), (chunked, 30)])
     harness.step(runner, [(chunked, 17), (whole, 1), (short, 5)])
