@@ -63,7 +63,8 @@ class ModelConfig:
         qk_norm, norm_offset: as in `Family`.
         dtype: the checkpoint's own dtype, ``float32``, ``float16`` or ``bfloat16``.
         bos_token_id, eos_token_ids: from the config; the generation config may add to them.
-        quantization: ``quantization_config`` of the checkpoint as it stands, or None.
+        quantization: ``quantization_config`` of the checkpoint as it stands, or None. Of a GGUF file with
+            quantized matrices, their types: ``{"quant_method": "gguf", "types": {name: type}}``.
     """
 
     family: str

@@ -38,9 +38,11 @@ class Embedding(LoadableLayer):
     Attributes:
         name: checkpoint name without ``.weight``.
         weight: as the method makes it; a method may make other parameters besides or instead.
+        segments: type and rows of a table in one of GGUF's block types.
     """
 
     weight: nn.Parameter
+    segments: list[int]
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Linear(LoadableLayer):
         weight, bias: as the method makes them; a method may make others besides or instead.
         weight_scale, weight_zeros, input_scale, column_order: what quantized weights need besides.
         parts: linears of single matrices, where these cannot share a product.
+        segments: types and rows of weights in GGUF's block types.
     """
 
     weight: nn.Parameter
@@ -47,6 +48,7 @@ class Linear(LoadableLayer):
     input_scale: nn.Parameter
     column_order: nn.Parameter | None
     parts: nn.ModuleList
+    segments: list[int]
 
     def __init__(
         self,

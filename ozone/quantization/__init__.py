@@ -1,8 +1,7 @@
 """The registry of quantization schemes: how a checkpoint stores the weights of its linears.
 
 A scheme is one file with a class that makes linear methods, and one row here. How a kind of weights is
-multiplied, which several schemes share, is a file of its own (`fp8_linear.py`, ...). GGUF block types are no
-scheme of their own at this level: `gguf.py` decodes them to plain numbers at load.
+multiplied, which several schemes share, is a file of its own (`fp8_linear.py`, ...).
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ SCHEMES: dict[str, str] = {
     "fp8": "ozone.quantization.fp8:Fp8",
     "gptq": "ozone.quantization.gptq:GPTQ",
     "awq": "ozone.quantization.awq:AWQ",
+    "gguf": "ozone.quantization.gguf_linear:GGUF",
 }
 
 

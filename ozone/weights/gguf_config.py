@@ -18,6 +18,8 @@ from ozone.config.model import AttentionKind, ModelConfig, RopeConfig
 from ozone.errors import ModelFileError, shown
 from ozone.weights.fields import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Fields, attention_kinds, check_heads
 from ozone.weights.gguf_file import GGUFFile, StringArray
+from ozone.weights.gguf_names import canonical_name
+from ozone.weights.gguf_types import BLOCK_TYPES
 from ozone.weights.rope import DEFAULT_THETA, GEMMA3_GLOBAL_THETA, read_theta, usable_context
 
 ROPE_FREQUENCIES = "rope_freqs.weight"
@@ -84,6 +86,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         dtype=_dtype(file),
         bos_token_id=next(iter(_token_ids(file, "bos")), None),
         eos_token_ids=_token_ids(file, "eos", "eot", "eom"),  # end of sequence, of turn, of message
+        quantization=_quantization(file, family),
     )
 
 
@@ -232,6 +235,20 @@ def _dtype(file: GGUFFile) -> str:
     """The type of most matrices; quantized ones count as the bfloat16 that they are computed in."""
     kinds = Counter(info.kind.name for info in file.tensors.values() if len(info.shape) == 2)
     return _FLOAT_NAMES.get(kinds.most_common(1)[0][0], "bfloat16")
+
+
+def _quantization(file: GGUFFile, family: Family) -> dict[str, Any] | None:
+    """What a `quantization_config` would say: the block type of each matrix, by its checkpoint name without
+    ``.weight``; None where all are plain numbers.
+    """
+    types = {
+        canonical_name(info.name, family).removesuffix(".weight"): info.kind.name
+        for info in file.tensors.values()
+        if len(info.shape) == 2
+    }
+    if all(BLOCK_TYPES[kind].block_size == 1 for kind in types.values() if kind in BLOCK_TYPES):
+        return None
+    return {"quant_method": "gguf", "types": types}
 
 
 def _token_ids(file: GGUFFile, *roles: str) -> tuple[int, ...]:

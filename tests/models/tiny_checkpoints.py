@@ -176,7 +176,7 @@ def save_gguf(model: PreTrainedModel, path: Path) -> Path:
             data = data.reshape(heads, 2, -1, *data.shape[1:]).swapaxes(1, 2).reshape(data.shape)
         if architecture == "gemma3" and "norm" in key:
             data = data + 1.0
-        writer.add_tensor(_gguf_name(key, architecture), np.ascontiguousarray(data))
+        writer.add_tensor(gguf_name(key, architecture), np.ascontiguousarray(data))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -184,7 +184,7 @@ def save_gguf(model: PreTrainedModel, path: Path) -> Path:
     return path
 
 
-def _gguf_name(key: str, architecture: str) -> str:
+def gguf_name(key: str, architecture: str) -> str:
     names = _GEMMA_NAMES if architecture == "gemma3" else _GGUF_NAMES
     stem, _, kind = key.rpartition(".")
     if not stem.startswith("model.layers."):

@@ -13,7 +13,8 @@ from ozone.config.families import FAMILIES
 from ozone.errors import ModelFileError
 from ozone.weights.gguf_config import read_gguf_config
 from ozone.weights.gguf_file import GGUFFile
-from ozone.weights.gguf_source import GGUFWeights, canonical_name
+from ozone.weights.gguf_names import canonical_name
+from ozone.weights.gguf_source import GGUFWeights
 from ozone.weights.model_files import open_model
 
 ROWS = {family.name: family for family in FAMILIES}
