@@ -29,6 +29,12 @@ inline constexpr int kTile = 4;
 #else
 inline constexpr int kTile = 2;
 #endif
+// Up to so many tiles, it takes less to decode weights for each than to store them decoded.
+#if defined(__AVX512F__)
+inline constexpr int kStreamedTiles = 4;
+#else
+inline constexpr int kStreamedTiles = 1;
+#endif
 constexpr int tile_vectors(int tokens) { return tokens == 1 ? kPanelVectors : 3; }
 
 // Every coding has steps of 4 bytes for each row; a vector of them is one of kLanes rows.
@@ -38,51 +44,81 @@ inline constexpr int64_t kAheadBytes = 8 << 10;
 
 // ---- arithmetic: how units are multiplied and added ----
 
+// In both, the second `add` has its activation come from memory with the multiplication, and says so in assembly
+// where an instruction does that: the compiler would load it once for all vectors, and has no registers for that.
+
 struct Floats {
-    static constexpr int kColumns = 1;  // of a unit
     using Unit = F32;
 
-    static OZONE_INLINE void add(F32& sum, Unit weights, const uint32_t* x) {
-#if defined(__AVX512F__)
-        // In assembly because the compiler would rather load each activation once and keep more of them than
-        // there are registers.
-        asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
-#else
+    static OZONE_INLINE Unit broadcast(const uint32_t* x) {
         float activation;
         std::memcpy(&activation, x, 4);
-        sum = fma(weights, splat(activation), sum);
+        return splat(activation);
+    }
+    static OZONE_INLINE void add(F32& sum, Unit weights, Unit x) { sum = fma(weights, x, sum); }
+    static OZONE_INLINE void add(F32& sum, Unit weights, const uint32_t* x) {
+#if defined(__AVX512F__)
+        asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
+#else
+        add(sum, weights, broadcast(x));
 #endif
     }
 };
 
 #if defined(__AVX512BF16__)
 struct Pairs {
-    static constexpr int kColumns = 2;
     using Unit = __m512i;
 
+    static OZONE_INLINE Unit broadcast(const uint32_t* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
+    static OZONE_INLINE void add(F32& sum, Unit weights, Unit x) {
+        sum = (F32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)x);
+    }
     static OZONE_INLINE void add(F32& sum, Unit weights, const uint32_t* x) {
         asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*x));
     }
 };
 #endif
 
-// ---- the coding of weights that are decoded already ----
+// ---- one step of a panel ----
 
+// Decodes `vectors` vectors of a step and adds their products to the sums of a tile.
+template <int tokens, int vectors, typename Coding>
+OZONE_INLINE void add_step(F32 (&sums)[tokens][vectors], const Coding& coding, const uint8_t* weights,
+                           const uint32_t* x) {
+#pragma GCC unroll 6
+    for (int v = 0; v < vectors; ++v) {
+        const uint8_t* from = weights + v * kVectorBytes;
+        if ((v * kVectorBytes) % 64 == 0) __builtin_prefetch(from + kAheadBytes);
+        const auto vector = coding.decode(from);
+#pragma GCC unroll 8
+        for (int u = 0; u < Coding::kUnits; ++u)
+#pragma GCC unroll 8
+            for (int t = 0; t < tokens; ++t)
+                Coding::Arithmetic::add(sums[t][v], vector.unit[u], x + u * tokens + t);
+        asm volatile("" ::: "memory");  // the next vector loads activations anew, see above
+    }
+}
+
+// The coding of what is decoded already: a step is one unit.
 template <typename A>
 struct Decoded {
     using Arithmetic = A;
     static constexpr int kUnits = 1;
-    static constexpr bool kStreams = false;
-    struct Vector {
-        typename A::Unit unit[1];
-    };
-
-    OZONE_INLINE Vector decode(const uint8_t* from) const {
-        Vector result;
-        std::memcpy(&result, from, sizeof result);
-        return result;
-    }
 };
+
+template <int tokens, int vectors, typename A>
+OZONE_INLINE void add_step(F32 (&sums)[tokens][vectors], const Decoded<A>&, const uint8_t* weights,
+                           const uint32_t* x) {
+    typename A::Unit units[vectors];
+#pragma GCC unroll 6
+    for (int v = 0; v < vectors; ++v) std::memcpy(&units[v], weights + v * kVectorBytes, sizeof units[v]);
+#pragma GCC unroll 8
+    for (int t = 0; t < tokens; ++t) {
+        const typename A::Unit activation = A::broadcast(x + t);
+#pragma GCC unroll 6
+        for (int v = 0; v < vectors; ++v) A::add(sums[t][v], units[v], activation);
+    }
+}
 
 // ---- the multiplication ----
 
@@ -92,7 +128,8 @@ struct Pass {
     int64_t panels_apart = 0, panel_bytes = 0;
     int64_t steps = 0, group_steps = 0;  // of all groups, of one
     bool grouped = false;                // otherwise the sum of the one group goes on from `totals`, unscaled
-    const char* ahead = nullptr;         // what to prefetch, line by line, where weights are in a cache already
+    // What a step prefetches where weights are decoded already, and by how much that advances.
+    const char* ahead = nullptr;
     int64_t ahead_step = 0;
 };
 
@@ -101,7 +138,6 @@ struct Pass {
 template <typename Coding, int tokens, int panels, typename Op>
 __attribute__((noinline)) void multiply(const Op& op, const Coding& codes, const Pass& pass, const uint8_t* weights,
                                         const uint32_t* x, float* totals) {
-    using A = typename Coding::Arithmetic;
     constexpr int vectors = tile_vectors(tokens);
     const Coding coding = codes;
     const int64_t apart = pass.panels_apart * pass.panel_bytes;
@@ -124,26 +160,12 @@ __attribute__((noinline)) void multiply(const Op& op, const Coding& codes, const
                             pass.grouped ? splat(0)
                                          : load(totals + (p * tokens + t) * kPanelRows + (first + v) * kLanes);
             for (int64_t step = 0; step < steps; ++step) {
-                if constexpr (!Coding::kStreams) {
+                if constexpr (Coding::kUnits == 1) {  // decoded already, and in a cache
                     __builtin_prefetch(ahead);
                     ahead += pass.ahead_step;
                 }
 #pragma GCC unroll 2
-                for (int p = 0; p < panels; ++p)
-#pragma GCC unroll 6
-                    for (int v = 0; v < vectors; ++v) {
-                        const uint8_t* from = w + p * apart + v * kVectorBytes;
-                        if constexpr (Coding::kStreams)
-                            if ((v * kVectorBytes) % 64 == 0) __builtin_prefetch(from + kAheadBytes);
-                        const auto vector = coding.decode(from);
-#pragma GCC unroll 8
-                        for (int u = 0; u < Coding::kUnits; ++u)
-#pragma GCC unroll 8
-                            for (int t = 0; t < tokens; ++t)
-                                A::add(sums[p][t][v], vector.unit[u], activations + u * tokens + t);
-                        // The next vector loads the activations anew: no CPU has registers for them.
-                        if constexpr (Coding::kUnits > 1) asm volatile("" ::: "memory");
-                    }
+                for (int p = 0; p < panels; ++p) add_step(sums[p], coding, w + p * apart, activations);
                 w += kStepBytes;
                 activations += Coding::kUnits * tokens;
             }
@@ -246,7 +268,7 @@ class CodedProduct {
             x_ = reinterpret_cast<uint32_t*>(rest + count_ * op_.numbers_per_token);
             op_.begin(token, count_, rest);
             for (int64_t tile = 0; tile < tiles(); ++tile) pack(tile);
-            if (tiles() == 1)
+            if (tiles() <= kStreamedTiles)
                 stream(mine.panels);
             else
                 for (int64_t panel = mine.panels.begin; panel < mine.panels.end; ++panel) in_blocks(panel);
@@ -270,7 +292,7 @@ class CodedProduct {
         }
     }
 
-    // One tile: weights are decoded as they come from memory.
+    // Few tiles: each decodes weights for itself, the first as they come from memory.
     void stream(Share panels) {
         const Coding coding = op_.coding();
         Pass pass;
@@ -294,12 +316,17 @@ class CodedProduct {
         for (; panel < panels.end; ++panel) {
             pass.panel = panel;
             clear(count_);
-            multiply_tile<Coding>(static_cast<int>(count_), op_, coding, pass, panel_weights(panel), x_, totals_);
+            for (int64_t tile = 0; tile < tiles(); ++tile) {
+                const int64_t begin = tile_begin(tile), tokens = tile_begin(tile + 1) - begin;
+                pass.token = begin;
+                multiply_tile<Coding>(static_cast<int>(tokens), op_, coding, pass, panel_weights(panel),
+                                      x_ + begin * units(), totals_ + begin * kPanelRows);
+            }
             finish_panel(panel, totals_);
         }
     }
 
-    // Several tiles: blocks of a panel are decoded, then multiplied with every tile.
+    // Many tiles: blocks of a panel are decoded, then multiplied with every tile.
     void in_blocks(int64_t panel) {
         const Decoded<Arithmetic> decoded;
         const Coding coding = op_.coding();

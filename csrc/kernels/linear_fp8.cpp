@@ -10,8 +10,6 @@ namespace {
 
 constexpr int kStep = 4;  // columns
 
-#if defined(__AVX512BF16__)
-
 // The bits of a positive e4m3 number as bfloat16, which is always a normal number: `vdpbf16ps` takes subnormal ones
 // for zero.
 constexpr uint32_t bfloat16_of(uint32_t code) {
@@ -22,6 +20,8 @@ constexpr uint32_t bfloat16_of(uint32_t code) {
     const uint32_t power = mantissa >= 4 ? 2 : mantissa >= 2 ? 1 : 0;
     return (118 + power) << 7 | (mantissa << (7 - power) & 0x7f);
 }
+
+#if defined(__AVX512BF16__)
 
 struct alignas(64) Tables {
     uint8_t low[128], high[128];
@@ -39,7 +39,6 @@ constexpr Tables kTables = tables();
 struct Fp8 {
     using Arithmetic = Pairs;
     static constexpr int kUnits = 2, kColumns = kStep;
-    static constexpr bool kStreams = true;
     struct Vector {
         __m512i unit[2];
     };
@@ -87,10 +86,21 @@ void pack_row(uint32_t* units, const e4m3* x, int64_t cols, int64_t pairs) {
 
 #else
 
+// Every e4m3 number as float32.
+struct Table {
+    uint32_t bits[256];
+};
+constexpr Table floats() {
+    Table result{};
+    for (uint32_t code = 0; code < 256; ++code)
+        result.bits[code] = bfloat16_of(code & 0x7f) << 16 | (code & 0x80) << 24;
+    return result;
+}
+[[maybe_unused]] constexpr Table kFloats = floats();
+
 struct Fp8 {
     using Arithmetic = Floats;
     static constexpr int kUnits = 4, kColumns = kStep;
-    static constexpr bool kStreams = true;
     struct Vector {
         F32 unit[4];
     };
@@ -100,39 +110,38 @@ struct Fp8 {
     static constexpr float kFactor = 256;
 
     OZONE_INLINE Vector decode(const uint8_t* from) const {
-        // Of each lane of four rows: their first columns, then their second ones.
-        const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15,  //
-                                               0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-        const __m256i codes =
-            _mm256_shuffle_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), order);
+        // A pair of columns of all rows into each lane, then one column after the other.
+        const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15,  //
+                                               0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+        const __m256i lanes =
+            _mm256_permute4x64_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), 0xd8);
+        const __m256i codes = _mm256_shuffle_epi8(lanes, order), zero = _mm256_setzero_si256();
         Vector result;
-        const __m256i zero = _mm256_setzero_si256();
-        to_floats(result.unit, _mm256_unpacklo_epi8(zero, codes));
-        to_floats(result.unit + 2, _mm256_unpackhi_epi8(zero, codes));
+        to_floats(result.unit[0], result.unit[2], _mm256_unpacklo_epi8(zero, codes));
+        to_floats(result.unit[1], result.unit[3], _mm256_unpackhi_epi8(zero, codes));
         return result;
     }
 
-    // Two columns of eight rows, codes in the high bytes.
-    static OZONE_INLINE void to_floats(F32* to, __m256i words) {
+    // Two columns, codes in the high bytes.
+    static OZONE_INLINE void to_floats(F32& low, F32& high, __m256i words) {
         const __m256i magnitude = _mm256_and_si256(words, _mm256_set1_epi16(0x7f00));
         const __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f00));
         const __m256i shifted =
             _mm256_and_si256(_mm256_srai_epi16(words, 1), _mm256_set1_epi16(static_cast<int16_t>(0xbf80)));
-        const __m256i halves = _mm256_permute4x64_epi64(_mm256_or_si256(shifted, nan), 0xd8);
-        to[0] = (F32)_mm256_cvtph_ps(_mm256_castsi256_si128(halves));
-        to[1] = (F32)_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+        const __m256i halves = _mm256_or_si256(shifted, nan);
+        low = (F32)_mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+        high = (F32)_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
     }
 #else
     static constexpr float kFactor = 1;
 
     OZONE_INLINE Vector decode(const uint8_t* from) const {
+        uint32_t bits[kStep][kLanes];
+        for (int row = 0; row < kLanes; ++row)
+            for (int column = 0; column < kStep; ++column)
+                bits[column][row] = kFloats.bits[from[row / 4 * 16 + column / 2 * 8 + row % 4 * 2 + column % 2]];
         Vector result;
-        for (int column = 0; column < kStep; ++column) {
-            e4m3 codes[kLanes];
-            for (int row = 0; row < kLanes; ++row)
-                codes[row].bits = from[row / 4 * 16 + column / 2 * 8 + row % 4 * 2 + column % 2];
-            result.unit[column] = load(codes);
-        }
+        std::memcpy(&result, bits, sizeof result);
         return result;
     }
 #endif

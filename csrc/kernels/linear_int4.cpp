@@ -15,7 +15,6 @@ constexpr int kZero = 8;  // subtracted from every integer, so that sums are sma
 struct Int4Floats {
     using Arithmetic = Floats;
     static constexpr int kUnits = 8, kColumns = kStep;
-    static constexpr bool kStreams = true;
     struct Vector {
         F32 unit[8];
     };
@@ -51,7 +50,6 @@ void pack_row(const Int4Floats&, uint32_t* units, const T* x, int64_t cols, int6
 struct Int4Pairs {
     using Arithmetic = Pairs;
     static constexpr int kUnits = 4, kColumns = kStep;
-    static constexpr bool kStreams = true;
     struct Vector {
         __m512i unit[4];
     };
