@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
             server = stack.enter_context(OwnServer(words, api_key=namespace.api_key))
             # It goes by the name that its flags give it, which it will say itself.
             target = replace(target, base_url=server.base_url, model="")
-        run = asyncio.run(_measure(target, parameters, given, reporter))
+        run = asyncio.run(measure(target, parameters, given, reporter))
     _report(run, parameters, reporter)
     return 1 if run.failures else 0
 
@@ -165,9 +165,15 @@ def _parameters(namespace: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-async def _measure(
+async def measure(
     target: Target, parameters: dict[str, Any], given: list[Prompt] | None, reporter: Reporter
 ) -> Run:
+    """Send a load, after a first request that is not part of it.
+
+    Args:
+        parameters: ``num_prompts``, ``input_len``, ``request_rate``, ``max_concurrency`` and ``seed``.
+        given: prompts; random ones of ``input_len`` tokens where there are none.
+    """
     number, seed = parameters["num_prompts"], parameters["seed"]
     async with open_client(target.base_url, target.api_key) as client:
         target = replace(target, model=target.model or await served_model(client))

@@ -51,6 +51,16 @@ class OwnServer:
             raise child_failure("ozone serve", code, "\n".join(self._lines))
         self.base_url = url
 
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._process.pid
+
+    @property
+    def lines(self) -> list[str]:
+        """The last lines that it wrote to stderr."""
+        return list(self._lines)
+
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:

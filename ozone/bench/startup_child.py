@@ -5,22 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 
 PROMPT = "The capital of France is"
-
-
-def peak_resident_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """Most memory this process has had at once, or None where the system does not say.
-
-    Not `getrusage`'s, which a process inherits from the one that started it.
-    """
-    try:
-        lines = status.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(found[0]) * 1024 if found else None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     args = engine_args(parser.parse_args(argv))
 
     from ozone.bench.engine_load import greedy
+    from ozone.bench.resident import resident_bytes
     from ozone.entrypoints.assemble import load
     from ozone.entrypoints.streaming import stream
     from ozone.errors import RequestError
@@ -52,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     report = {
         "first_token_seconds": first_token,
         "startup": loaded.startup.report(),
-        "peak_resident_bytes": peak_resident_bytes(),
+        "peak_resident_bytes": resident_bytes().get("peak"),
     }
     print(json.dumps(report))
     return 0

@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
             importlib.import_module("ozone.server.run")
 
     loaded = load(args, timer=timer, meanwhile=import_server)
-    print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr, flush=True)
+    print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr)
+    print(loaded.memory.line(), file=sys.stderr, flush=True)
     from ozone.server.run import run_server
 
     run_server(server_state(loaded, settings), listener)

@@ -52,6 +52,27 @@ _NOT_BUILT = (
 _SPIN_COUNT = "10000"
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """What a loaded model takes of memory, in bytes.
+
+    Attributes:
+        weights: as they are kept, with all that is computed from them at load.
+        kv_cache: the whole cache. It becomes resident as its blocks are first used.
+        kv_token: of the cache, for one token.
+    """
+
+    weights: int
+    kv_cache: int
+    kv_token: int
+
+    def line(self) -> str:
+        return (
+            f"memory: weights {self.weights / 1e6:.1f} MB, KV cache up to {self.kv_cache / 1e6:.1f} MB "
+            f"({self.kv_token} bytes a token)"
+        )
+
+
 @dataclass
 class LoadedModel:
     """A model that answers: its engine and everything around it that interfaces need."""
@@ -62,6 +83,7 @@ class LoadedModel:
     chat_template: ChatTemplate | None
     default_sampling: dict[str, Any]
     startup: StartupTimer
+    memory: MemoryUse
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """Sampling parameters with the generation config's defaults, then `changes`."""
@@ -154,8 +176,9 @@ def load(
     if meanwhile is not None:
         meanwhile()
     torch_side.wait()
+    runner, memory = _build_runner(files, config, timer)
     engine = Engine(
-        _build_runner(files, config, timer),
+        runner,
         tokenizer,
         cache=config.cache,
         scheduler=config.scheduler,
@@ -166,7 +189,7 @@ def load(
     )
     engine.start()
     timer.ready()
-    return LoadedModel(config, engine, tokenizer, chat_template, default_sampling, timer)
+    return LoadedModel(config, engine, tokenizer, chat_template, default_sampling, timer, memory)
 
 
 def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
@@ -180,11 +203,11 @@ def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
     )
 
 
-def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> Runner:
+def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> tuple[Runner, MemoryUse]:
     import torch
 
     from ozone.graphs.eager_runner import EagerRunner
-    from ozone.models import build_model, load_weights
+    from ozone.models import build_model, load_weights, weight_bytes
     from ozone.ops.choice import OpChoice
 
     with timer.phase("model"):
@@ -200,7 +223,7 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
     with timer.phase("weights"), progress("Loading weights", " layers") as report:
         load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads, progress=report)
     with timer.phase("kv cache"):
-        return EagerRunner(
+        runner = EagerRunner(
             model,
             files.config,
             dtype=config.model.dtype,
@@ -209,6 +232,9 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
             max_model_len=config.model.max_model_len,
             num_threads=config.parallel.num_threads,
         )
+    kv_bytes = runner.kv_cache_bytes
+    tokens = runner.num_blocks * runner.block_size
+    return runner, MemoryUse(weight_bytes(model), kv_bytes, kv_bytes // tokens)
 
 
 def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:

@@ -68,6 +68,11 @@ class EagerRunner:
         self._block_tables = torch.from_numpy(self._buffers.block_tables)
         self._logits_indices = torch.from_numpy(self._buffers.logits_indices)
 
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Bytes of the whole KV cache."""
+        return sum(tensor.nbytes for caches in self._kv_caches for tensor in caches)
+
     @torch.inference_mode()
     def execute(self, scheduled: list[ScheduledRequest]) -> NDArray[np.float32]:
         """One step; float32 logits (rows, vocab_size), see `Runner.execute`."""

@@ -85,6 +85,12 @@ def load_weights(
         logger.debug("%s: %d tensors are not used by this model", source.path, len(unused))
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of everything that a loaded model keeps, counted once where it is shared."""
+    storages = (tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers()))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 @contextlib.contextmanager
 def _one_thread_per_op() -> Iterator[None]:
     """Layers load side by side, so an op that also forked would only get in the way of the others."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
 from ozone.bench.child import child_failure, engine_words
-from ozone.bench.startup_child import peak_resident_bytes
+from ozone.bench.resident import resident_bytes
 from ozone.errors import OzoneError
 
 
@@ -43,9 +44,11 @@ def test_a_childs_bug_keeps_its_traceback() -> None:
     assert "ZeroDivisionError" in str(error)
 
 
-def test_peak_memory_is_read_in_bytes(tmp_path) -> None:
-    status = tmp_path / "status"
-    status.write_text("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t 1024 kB\n")
-    assert peak_resident_bytes(status) == 2048 * 1024
-    assert peak_resident_bytes(tmp_path / "none") is None
-    assert peak_resident_bytes() > 1e6
+def test_resident_memory_is_read_in_bytes(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    text = "Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 24 kB\nRssFile:\t 1000 kB\n"
+    (tmp_path / "7/status").write_text(text)
+    expected = {"peak": 2048 << 10, "now": 1024 << 10, "anonymous": 24 << 10, "files": 1000 << 10}
+    assert resident_bytes(7, tmp_path) == expected
+    assert resident_bytes(8, tmp_path) == {}
+    assert resident_bytes()["peak"] > 1e6
