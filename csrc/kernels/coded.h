@@ -382,4 +382,33 @@ class CodedProduct {
     uint32_t* x_ = nullptr;
 };
 
+// ---- packing ----
+
+// Calls pack_row(panel, place in the panel, row of the part, steps) for every row of a part of a matrix that begins
+// at row `row`, for 64 columns at a time: so the rows of a panel write to lines that are in a cache.
+template <typename PackRow>
+OZONE_INLINE void pack_panels(int64_t row, int64_t rows, int64_t cols, int64_t step_cols, int rank, int size,
+                              PackRow pack_row) {
+    const int64_t at_a_time = 64 / step_cols;
+    const Share share = share_of((cols + step_cols - 1) / step_cols, rank, size, at_a_time);
+    for (int64_t first = 0; first < rows;) {
+        const int64_t panel = (row + first) / kPanelRows, place = (row + first) % kPanelRows;
+        const int64_t left = rows - first, count = left < kPanelRows - place ? left : kPanelRows - place;
+        for (int64_t step = share.begin; step < share.end; step += at_a_time) {
+            const int64_t end = step + at_a_time < share.end ? step + at_a_time : share.end;
+            for (int64_t i = 0; i < count; ++i) pack_row(panel, place + i, first + i, Share{step, end});
+        }
+        first += count;
+    }
+}
+
+// The bytes of one step of a row, of which the last may lack some.
+template <int64_t step_cols>
+OZONE_INLINE void copy_step(uint8_t* to, const uint8_t* row, int64_t step, int64_t cols) {
+    if ((step + 1) * step_cols <= cols)
+        std::memcpy(to, row + step * step_cols, step_cols);
+    else
+        for (int64_t c = 0; step * step_cols + c < cols; ++c) to[c] = row[step * step_cols + c];
+}
+
 }  // namespace ozone::OZONE_ISA

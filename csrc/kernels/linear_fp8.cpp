@@ -187,7 +187,7 @@ struct Product {
             return load(p.weight_scale + (panel * groups + group) * kPanelRows + vector * kLanes);
         const int64_t row = panel * kPanelRows + vector * kLanes, left = rows - row;
         if (left >= kLanes) return load(p.weight_scale + row);
-        return load_some(p.weight_scale + row, left);
+        return left > 0 ? load_some(p.weight_scale + row, left) : splat(0);
     }
     OZONE_INLINE const float* numbers(int64_t token, int64_t group) const {
         return x_scales + (p.x_groups ? group * count : 0) + token;
@@ -205,25 +205,16 @@ void run(const LinearFp8& p, int rank, int size) {
 }
 
 void run(const PackFp8& p, int rank, int size) {
-    const int64_t steps = (p.cols + kStep - 1) / kStep;
-    const Share share = share_of(steps, rank, size, 16);
-    for (int64_t i = 0; i < p.rows;) {
-        // The rows of one panel go side by side, so that its lines are written while they are in a cache.
-        const int64_t panel = (p.row + i) / kPanelRows, place = (p.row + i) % kPanelRows;
-        const int64_t left = p.rows - i, count = left < kPanelRows - place ? left : kPanelRows - place;
-        for (int64_t step = share.begin; step < share.end; ++step) {
-            uint8_t* to = p.packed + (panel * steps + step) * kStepBytes;
-            const int64_t rest = p.cols - step * kStep;
-            for (int64_t j = 0; j < count; ++j) {
-                uint8_t codes[kStep] = {};
-                std::memcpy(codes, p.weight + (i + j) * p.stride + step * kStep, rest < kStep ? rest : kStep);
-                uint8_t* row = to + (place + j) / 4 * 16 + (place + j) % 4 * 2;
-                std::memcpy(row, codes, 2);
-                std::memcpy(row + 8, codes + 2, 2);
-            }
+    pack_panels(p.row, p.rows, p.cols, kStep, rank, size, [&](int64_t panel, int64_t place, int64_t i, Share steps) {
+        const uint8_t* from = p.weight + i * p.stride;
+        uint8_t* to = p.packed + panel * ((p.cols + kStep - 1) / kStep) * kStepBytes + place / 4 * 16 + place % 4 * 2;
+        for (int64_t step = steps.begin; step < steps.end; ++step) {
+            uint8_t codes[kStep] = {};
+            copy_step<kStep>(codes, from, step, p.cols);
+            std::memcpy(to + step * kStepBytes, codes, 2);
+            std::memcpy(to + step * kStepBytes + 8, codes + 2, 2);
         }
-        i += count;
-    }
+    });
 }
 
 }  // namespace ozone::OZONE_ISA

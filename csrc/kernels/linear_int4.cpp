@@ -151,26 +151,19 @@ void run(const LinearInt4& p, int rank, int size) {
 }
 
 void run(const PackInt4& p, int rank, int size) {
-    const int64_t steps = (p.cols + kStep - 1) / kStep;
-    const Share share = share_of(steps, rank, size, 8);
-    for (int64_t i = 0; i < p.rows;) {
-        // The rows of one panel go side by side, so that its lines are written while they are in a cache.
-        const int64_t panel = (p.row + i) / kPanelRows, place = (p.row + i) % kPanelRows;
-        const int64_t left = p.rows - i, count = left < kPanelRows - place ? left : kPanelRows - place;
-        for (int64_t step = share.begin; step < share.end; ++step) {
-            uint8_t* to = p.packed + (panel * steps + step) * kStepBytes + place * 4;
-            const int64_t rest = p.cols - step * kStep;
-            for (int64_t j = 0; j < count; ++j, to += 4) {
-                uint8_t columns[kStep] = {};
-                std::memcpy(columns, p.weight + (i + j) * p.stride + step * kStep, rest < kStep ? rest : kStep);
-                for (int byte = 0; byte < 4; ++byte) {
-                    const int column = byte % 2 * 4 + byte / 2;
-                    to[byte] = static_cast<uint8_t>(columns[column] | columns[column + 2] << 4);
-                }
+    pack_panels(p.row, p.rows, p.cols, kStep, rank, size, [&](int64_t panel, int64_t place, int64_t i, Share steps) {
+        const uint8_t* from = p.weight + i * p.stride;
+        uint8_t* to = p.packed + (panel * ((p.cols + kStep - 1) / kStep) * kPanelRows + place) * 4;
+        for (int64_t step = steps.begin; step < steps.end; ++step) {
+            uint8_t columns[kStep] = {}, words[4];
+            copy_step<kStep>(columns, from, step, p.cols);
+            for (int byte = 0; byte < 4; ++byte) {
+                const int column = byte % 2 * 4 + byte / 2;
+                words[byte] = static_cast<uint8_t>(columns[column] | columns[column + 2] << 4);
             }
+            std::memcpy(to + step * kStepBytes, words, 4);
         }
-        i += count;
-    }
+    });
 }
 
 }  // namespace ozone::OZONE_ISA
