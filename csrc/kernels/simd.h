@@ -274,8 +274,8 @@ OZONE_INLINE void store(bf16* to, F32 x) {
     const __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
     std::memcpy(to, &rounded, sizeof rounded);
 #else
-    const I32 bits = (I32)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const U16Lanes stored = low16(select(x == x, rounded, I32{} + 0x7fc0));
+    const I32 bits = select(x == x, (I32)x, I32{} + 0x7fc00000);
+    const U16Lanes stored = low16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
     std::memcpy(to, &stored, sizeof stored);
 #endif
 }
@@ -313,7 +313,7 @@ OZONE_INLINE F32 load(const e4m3* from) {
 }
 // To nearest, ties to even; what is too large becomes the largest, NaN stays NaN.
 OZONE_INLINE void store(e4m3* to, F32 x) {
-    const F32 magnitude = min(splat(448.0f), abs(x));
+    const F32 magnitude = min(abs(x), splat(448.0f));  // of NaN too, which comes in at the end
     // Codes of one power of two, 2^e, are steps of 2^(e-3), and so are those of subnormals, which end at 2^-6.
     // Adding 2^(e+20) rounds to such a step, and leaves their number in the low bits. The exponent of the sum,
     // counted from that of 2^-6 and times 8, is what is missing; the offset of 152 makes its low byte right.
