@@ -21,13 +21,21 @@ namespace ozone::OZONE_ISA {
 inline constexpr int64_t kPanelRows = 48;
 inline constexpr int kPanelVectors = kPanelRows / kLanes;
 
-// Where products go: out[token][row] = sum + bias[row] + residual[token][row], rounded once.
+// Columns of a step of weights of type T.
+template <typename T>
+constexpr int step_columns() { return 1; }
+template <>
+constexpr int step_columns<bf16>() { return 2; }
+
+// Where products go: out[token][row] = sum + bias[row] + residual[token][row], rounded once. With a soft cap, the
+// sum s becomes softcap * tanh(s / softcap) before it is rounded.
 struct Output {
     void* out;             // (tokens, rows), dense, of type `dtype`
     const float* bias;     // (rows) or null
     const void* residual;  // (tokens, rows), dense, of type `dtype`, or null
     int64_t rows;
     int64_t dtype;
+    float softcap = 0.0f;  // 0: none
 };
 
 // Stores the sums of one token and the rows [row, row + 48) that exist; `sums` are kPanelVectors vectors.
@@ -43,10 +51,12 @@ OZONE_INLINE void finish_as(const Output& to, int64_t token, int64_t row, const 
         if (left >= kLanes) {
             if (to.bias) sum += load(to.bias + row + first);
             if (residual) sum += load(residual + first);
+            if (to.softcap != 0.0f) sum = tanh(sum / splat(to.softcap)) * splat(to.softcap);
             store(out + first, sum);
         } else {
             if (to.bias) sum += load_some(to.bias + row + first, left);
             if (residual) sum += load_some(residual + first, left);
+            if (to.softcap != 0.0f) sum = tanh(sum / splat(to.softcap)) * splat(to.softcap);
             store_some(out + first, sum, left);
         }
     }

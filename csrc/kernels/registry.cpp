@@ -5,12 +5,15 @@
 
 #include "kernels/activation.h"
 #include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/linear_float.h"
 #include "kernels/linear_fp8.h"
 #include "kernels/linear_gguf.h"
 #include "kernels/linear_int4.h"
 #include "kernels/linear_int8.h"
 #include "kernels/machine.h"
 #include "kernels/norm.h"
+#include "kernels/pack.h"
 #include "kernels/quantize.h"
 
 // The variants are compiled from the same sources in a namespace each; see CMakeLists.txt.

@@ -262,9 +262,18 @@ OZONE_INLINE F32 load(const f16* from) {
 #elif defined(__F16C__)
     return (F32)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 #else
-    F32 x;
-    for (int i = 0; i < kLanes; ++i) x[i] = to_float(from[i]);
-    return x;
+    // Exponent and mantissa in place are the number times 2^-112, subnormal or not.
+    // g++ does comparisons and conversions of vectors longer than registers number by number.
+    typedef uint16_t Halves __attribute__((vector_size(16)));
+    Halves bits, wide[2];
+    std::memcpy(&bits, from, sizeof bits);
+    wide[0] = __builtin_shuffle(bits, Halves{}, Halves{0, 8, 1, 9, 2, 10, 3, 11});
+    wide[1] = __builtin_shuffle(bits, Halves{}, Halves{4, 12, 5, 13, 6, 14, 7, 15});
+    I32 whole;
+    std::memcpy(&whole, wide, sizeof whole);
+    const F32 number = (F32)((whole & 0x7fff) << 13) * splat(0x1p112f);
+    const I32 infinite_or_nan = -(((whole & 0x7c00) + 0x400) >> 15) & 0x7f800000;
+    return (F32)((I32)number | infinite_or_nan | (whole & 0x8000) << 16);
 #endif
 }
 

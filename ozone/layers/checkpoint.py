@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from ozone.errors import ModelFileError
 from ozone.weights.source import RawTensor, WeightSource
+
+# Elements that are decoded before they are moved to where they stay: few enough for a cache.
+_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,46 @@ _STORED_TYPES: dict[str, torch.dtype] = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
+
+
+class MatrixRows(Protocol):
+    """A matrix that is read a few rows at a time, by layers that keep it in another layout."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        ...
+
+    def row_chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        """All rows in turn, as `dtype`: the number of the first of a few, and those, (rows, columns), in
+        memory that the next ones may take.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A checked tensor of a weight source, with what decodes it; a matrix's rows are `MatrixRows`."""
+
+    raw: RawTensor
+    decoder: Decoder
+
+    @property
+    def rows(self) -> int:
+        return self.raw.shape[0]
+
+    def row_chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        rows, columns = self.raw.shape
+        elements, size = self.decoder.block_elements, self.decoder.block_bytes
+        unit = elements // math.gcd(columns, elements)  # rows that are whole blocks together
+        count = max(_CHUNK // (columns * unit), 1) * unit
+        buffer = torch.empty((min(count, rows), columns), dtype=dtype)
+        for first in range(0, rows, count):
+            chunk = buffer[: min(count, rows - first)]
+            begin = first * columns // elements * size
+            end = begin + chunk.numel() // elements * size
+            self.decoder.decode(self.raw.data[begin:end], chunk.view(-1))
+            yield first, chunk
 
 
 class Checkpoint:
@@ -99,17 +143,22 @@ class Checkpoint:
         return values.view(tensor.shape)
 
     def read(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
-        """Tensors decoded to `dtype` and stacked by rows.
-
-        Shapes, types and sizes are all checked before memory is taken: a small file cannot ask for much.
-        """
-        tensors = [self.raw(name, shape) for name, shape in zip(names, shapes, strict=True)]
-        decoders = [self._decoder(tensor) for tensor in tensors]
+        """Tensors decoded to `dtype` and stacked by rows. Checked as in `open`."""
+        stored = self.open(names, shapes)
         rows = [shape[0] for shape in shapes]
         stacked = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype)
-        for tensor, decoder, part in zip(tensors, decoders, torch.split(stacked, rows), strict=True):
-            decoder.decode(tensor.data, part.view(-1))
+        for tensor, part in zip(stored, torch.split(stacked, rows), strict=True):
+            tensor.decoder.decode(tensor.raw.data, part.view(-1))
         return stacked
+
+    def open(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[StoredTensor]:
+        """Tensors still to be decoded.
+
+        Shapes, types and sizes are all checked before any is decoded and memory is taken for it: a small file
+        cannot ask for much.
+        """
+        tensors = [self.raw(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        return [StoredTensor(tensor, self._decoder(tensor)) for tensor in tensors]
 
     def _decoder(self, tensor: RawTensor) -> Decoder:
         decoder = self._decoders.get(tensor.dtype)

@@ -37,6 +37,8 @@ class Embedding(LoadableLayer):
 
     Attributes:
         name: checkpoint name without ``.weight``.
+        scored: whether products with the rows are computed, as an output head's and a tied table's are. Rows
+            of the others are only gathered.
         weight: as the method makes it; a method may make other parameters besides or instead.
         segments: type and rows of a table in one of GGUF's block types.
     """
@@ -53,6 +55,7 @@ class Embedding(LoadableLayer):
         dtype: torch.dtype,
         method: TableMethod,
         scale: float = 1.0,
+        scored: bool = True,
     ) -> None:
         super().__init__()
         self.name = name
@@ -60,6 +63,7 @@ class Embedding(LoadableLayer):
         self.columns = columns
         self.dtype = dtype
         self.scale = float(torch.tensor(scale, dtype=dtype, device="cpu"))
+        self.scored = scored
         self.method = method
         method.create(self)
 

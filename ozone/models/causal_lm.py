@@ -35,18 +35,20 @@ class CausalLM(nn.Module):
     def __init__(self, config: ModelConfig, options: BuildOptions) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = self._table("model.embed_tokens", options, scale=config.embedding_scale)
+        tied = config.tie_word_embeddings
+        self.embed_tokens = self._table("model.embed_tokens", options, config.embedding_scale, scored=tied)
         self.layers = nn.ModuleList(self.build_layers(config, options))
         size, eps = config.hidden_size, config.rms_norm_eps
         self.norm = RMSNorm("model.norm", size, eps, options, offset=config.norm_offset)
-        tied = config.tie_word_embeddings
         table = self.embed_tokens if tied else self._table("lm_head", options)
         self.lm_head = LMHead(table, config.logit_softcap)
 
-    def _table(self, name: str, options: BuildOptions, scale: float = 1.0) -> Embedding:
+    def _table(
+        self, name: str, options: BuildOptions, scale: float = 1.0, *, scored: bool = True
+    ) -> Embedding:
         rows, columns = self.config.vocab_size, self.config.hidden_size
         method = options.table_method(name)
-        return Embedding(name, rows, columns, dtype=options.dtype, method=method, scale=scale)
+        return Embedding(name, rows, columns, dtype=options.dtype, method=method, scale=scale, scored=scored)
 
     @abstractmethod
     def build_layers(self, config: ModelConfig, options: BuildOptions) -> Sequence[DecoderLayer]:

@@ -1,95 +1,165 @@
-"""Products with weight matrices. Sums are float32; a result is rounded once, to the activations' type."""
+"""Products with weight matrices in the activations' type. Sums are float32; a result is rounded once."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ozone.ops.registry import op
+from ozone.native import kernel
+from ozone.ops.panels import PANEL_ROWS, allocate_tensor, panel_count
+from ozone.ops.registry import DTYPES, NATIVE, op
 
-# Elements of the output matrix converted at a time: about 4 MB.
+# Elements of a matrix that the reference converts to float32 at a time: about 4 MB.
 _CHUNK = 1 << 20
-_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+if NATIVE:
+    _linear_float = kernel("linear_float")
+    _pack_panels = kernel("pack_panels")
 
 
-@op("linear")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, rows: int) -> Tensor:  # noqa: ARG001
-    """``x @ weight.T + bias + residual``: (tokens, columns) by (rows, columns) -> (tokens, rows).
+def step_columns(dtype: torch.dtype) -> int:
+    """Columns of a step of packed weights of that type, `csrc/kernels/panel.h`."""
+    return 2 if dtype is torch.bfloat16 else 1
+
+
+def float_weight_shape(rows: int, cols: int, dtype: torch.dtype) -> tuple[int, ...]:
+    """Shape of the weight that `linear` and `logits` want for a (rows, cols) matrix: (panels, steps, 48,
+    columns of a step) where the native library is, else (rows, cols).
+    """
+    if not NATIVE:
+        return (rows, cols)
+    step = step_columns(dtype)
+    return (panel_count(rows), -(-cols // step), PANEL_ROWS, step)
+
+
+def allocate_float(name: str, rows: int, cols: int, dtype: torch.dtype) -> Tensor:
+    """Memory for such a weight, which `pack_float` fills."""
+    return allocate_tensor(name, float_weight_shape(rows, cols, dtype), dtype)
+
+
+def pack_float(packed: Tensor, row: int, weight: Tensor) -> None:
+    """Put rows of a matrix where `linear` wants them. Runs on the calling thread; parts that do not overlap
+    may be packed side by side.
 
     Args:
-        bias: (rows,), float32.
-        residual: (tokens, rows), of the type of `x`.
+        packed: from `allocate_float`.
+        row: where in the whole matrix the part's first row is.
+        weight: (rows of the part, cols), of the type of `packed`.
     """
-    product = _product(x, weight, None if bias is None else bias.to(x.dtype))
-    return product if residual is None else product + residual
+    if packed.dim() == 2:
+        packed[row : row + len(weight)] = weight
+        return
+    weight = weight.contiguous()
+    rows, cols = weight.shape
+    size = packed.element_size()
+    _pack_panels.alone(
+        packed.data_ptr(), weight.data_ptr(), row, rows, cols * size, step_columns(packed.dtype) * size
+    )
+
+
+def unpack_float(weight: Tensor, rows: int, cols: int) -> Tensor:
+    """The (rows, cols) matrix in what `allocate_float` returned."""
+    if weight.dim() == 2:
+        return weight
+    return weight.transpose(1, 2).reshape(weight.shape[0] * PANEL_ROWS, -1)[:rows, :cols]
+
+
+def _native_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, rows: int
+) -> Tensor:
+    if weight.dim() == 2:
+        return _linear(x, weight, bias, residual)
+    tokens, cols = x.shape
+    out = x.new_empty((tokens, rows))
+    dtype = DTYPES[x.dtype]
+    _linear_float(
+        out.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        0 if residual is None else residual.data_ptr(),
+        tokens,
+        rows,
+        cols,
+        x.stride(0),
+        dtype,
+        dtype,
+        0.0,
+    )
+    return out
+
+
+def _fake_linear(
+    x: Tensor,
+    weight: Tensor,  # noqa: ARG001
+    bias: Tensor | None,  # noqa: ARG001
+    residual: Tensor | None,  # noqa: ARG001
+    rows: int,
+) -> Tensor:
+    return x.new_empty((x.shape[0], rows))
+
+
+@op("linear", native=_native_linear, fake=_fake_linear)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, rows: int) -> Tensor:
+    """``x @ weight.T + bias + residual``, rounded once (the reference rounds the product by itself too).
+
+    Args:
+        x: (tokens, columns), of the type of `weight`; columns side by side.
+        weight: from `allocate_float`, or plain (rows, columns), for which the reference runs.
+        bias: (rows,), float32.
+        residual: (tokens, rows) of the type of `x`, dense.
+        rows: rows of the weight, which may be padded.
+
+    Returns: (tokens, rows). Natively, a row does not depend on the batch that it is in.
+    """
+    return _linear(x, unpack_float(weight, rows, x.shape[1]), bias, residual)
+
+
+def _native_logits(x: Tensor, weight: Tensor, softcap: float | None, rows: int) -> Tensor:
+    if weight.dim() == 2:
+        return _logits(x, weight, softcap)
+    tokens, cols = x.shape
+    out = torch.empty((tokens, rows), dtype=torch.float32)
+    _linear_float(
+        out.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        0,
+        0,
+        tokens,
+        rows,
+        cols,
+        x.stride(0),
+        DTYPES[x.dtype],
+        0,
+        0.0 if softcap is None else softcap,
+    )
+    return out
 
 
 def _fake_logits(x: Tensor, weight: Tensor, softcap: float | None, rows: int) -> Tensor:  # noqa: ARG001
     return x.new_empty((x.shape[0], rows), dtype=torch.float32)
 
 
-@op("logits", fake=_fake_logits)
-def logits(x: Tensor, weight: Tensor, softcap: float | None, rows: int) -> Tensor:  # noqa: ARG001
+@op("logits", native=_native_logits, fake=_fake_logits)
+def logits(x: Tensor, weight: Tensor, softcap: float | None, rows: int) -> Tensor:
     """Scores of every token of the vocabulary: (tokens, columns) by (vocabulary, columns) -> float32.
 
     Sums are not rounded to the weights' type on their way. With a soft cap the scores are
-    ``softcap * tanh(score / softcap)``.
+    ``softcap * tanh(score / softcap)``. `weight` and `rows` are as in `linear`.
     """
-    scores = _float32_product(x, weight)
+    return _logits(x, unpack_float(weight, rows, x.shape[1]), softcap)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    product = functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    return product if residual is None else product + residual
+
+
+def _logits(x: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
+    # A few rows of the weights at a time, converted while they are in a cache.
+    wide = x.to(torch.float32)
+    parts = torch.split(weight, max(_CHUNK // weight.shape[1], 1))
+    scores = torch.cat([wide @ part.to(torch.float32).t() for part in parts], dim=1)
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.dtype is torch.bfloat16 and x.shape[0] == 1:
-        return _without_onednn(functional.linear, x, weight, bias)
-    return functional.linear(x, weight, bias)
-
-
-def _float32_product(x: Tensor, weight: Tensor) -> Tensor:
-    if x.dtype is torch.float32:
-        return functional.linear(x, weight)
-    if x.dtype is torch.bfloat16 and x.shape[0] == 1:
-        return _without_onednn(_product_and_rest, x, weight)
-    return _product_in_chunks(x, weight)
-
-
-def _product_and_rest(x: Tensor, weight: Tensor) -> Tensor:
-    """A product with twice bfloat16's digits: as it is rounded, plus what the rounding lost, which a second
-    product gives when it starts from minus the first. Twice the work, where float32 would be four times.
-    """
-    rounded = functional.linear(x, weight)
-    rest = torch.addmm(-rounded, x, weight.t())
-    return rounded.to(torch.float32) + rest
-
-
-def _product_in_chunks(x: Tensor, weight: Tensor) -> Tensor:
-    """A float32 product with a few rows of the weights at a time, converted while they are in a cache."""
-    tokens, columns = x.shape
-    rows = weight.shape[0]
-    # One token would become a matrix-vector product, which in float32 takes longer than two tokens do.
-    wide = x.to(torch.float32).expand(2 if tokens == 1 else tokens, -1)
-    scores = wide.new_empty((tokens, rows))
-    size = max(_CHUNK // columns, 1)
-    chunk = wide.new_empty((min(size, rows), columns))
-    for start in range(0, rows, size):
-        part = chunk[: min(size, rows - start)].copy_(weight[start : start + size])
-        scores[:, start : start + size] = (wide @ part.t())[:tokens]
-    return scores
-
-
-def _without_onednn(product: Callable[..., Tensor], *arguments: Tensor | None) -> Tensor:
-    """ATen's own bfloat16 matrix-vector product, which reads weights twice as fast as oneDNN's, torch's
-    choice. See docs/decisions/0002-one-row-products.md.
-    """
-    if not _ONEDNN:
-        return product(*arguments)
-    # `torch.backends.mkldnn.flags` says the same as these calls at many times their cost.
-    enabled = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        return product(*arguments)
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)

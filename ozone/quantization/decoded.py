@@ -4,13 +4,14 @@ reads them as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ozone.layers.checkpoint import Checkpoint
+from ozone.layers.checkpoint import Checkpoint, MatrixRows
 from ozone.layers.linear import Linear
 from ozone.quantization.unquantized import UnquantizedLinear
 
@@ -33,26 +34,24 @@ class DecodedLinear(UnquantizedLinear):
     def __init__(self, reader: WeightReader) -> None:
         self._reader = reader
 
-    def load(self, layer: Linear, checkpoint: Checkpoint) -> None:
-        super().load(layer, _DecodingCheckpoint(checkpoint, self._reader))
+    def open_parts(self, layer: Linear, checkpoint: Checkpoint) -> Sequence[MatrixRows]:
+        for name, rows in zip(layer.names, layer.out_sizes, strict=True):
+            self._reader.check(checkpoint, name, rows, layer.in_features)
+        return [
+            _Decoded(self._reader, checkpoint, name, rows, layer.in_features)
+            for name, rows in zip(layer.names, layer.out_sizes, strict=True)
+        ]
 
 
-class _DecodingCheckpoint(Checkpoint):
-    """A checkpoint whose weights are read through a reader."""
+@dataclass(frozen=True)
+class _Decoded:
+    """A matrix that the reader decodes as a whole."""
 
-    def __init__(self, checkpoint: Checkpoint, reader: WeightReader) -> None:
-        self.__dict__.update(checkpoint.__dict__)
-        self._checkpoint = checkpoint
-        self._reader = reader
+    reader: WeightReader
+    checkpoint: Checkpoint
+    name: str
+    rows: int
+    columns: int
 
-    def read(self, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensor:
-        if not all(name.endswith(".weight") for name in names):
-            return super().read(names, shapes, dtype)
-        linears = [name.removesuffix(".weight") for name in names]
-        for name, (rows, columns) in zip(linears, shapes, strict=True):
-            self._reader.check(self._checkpoint, name, rows, columns)
-        stacked = torch.empty((sum(rows for rows, _ in shapes), shapes[0][1]), dtype=dtype)
-        rows_of_parts = torch.split(stacked, [rows for rows, _ in shapes])
-        for name, part in zip(linears, rows_of_parts, strict=True):
-            part.copy_(self._reader.read(self._checkpoint, name, *part.shape))
-        return stacked
+    def row_chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        yield 0, self.reader.read(self.checkpoint, self.name, self.rows, self.columns).to(dtype)

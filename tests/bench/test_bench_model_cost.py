@@ -43,7 +43,9 @@ def test_linear_weights_are_those_of_the_model(family: str) -> None:
         _LLAMA, family=family, qk_norm=row.qk_norm, qkv_bias=row.qkv_bias, hidden_act=row.default_activation
     )
     model = build_model(config, dtype=torch.bfloat16, max_model_len=64)
-    weights = [module.weight.numel() for module in model.modules() if isinstance(module, Linear)]
+    weights = [
+        module.out_features * module.in_features for module in model.modules() if isinstance(module, Linear)
+    ]
     assert sum(weights) == linear_parameters(config)
 
 

@@ -14,6 +14,7 @@ from ozone.config.model import ModelConfig
 from ozone.errors import ConfigError, ModelFileError
 from ozone.layers.checkpoint import Checkpoint
 from ozone.models import build_model, load_weights
+from ozone.ops.linear import unpack_float
 from ozone.quantization import decoders
 from ozone.weights.source import RawTensor
 
@@ -106,7 +107,7 @@ def test_q_k_and_v_are_stacked_in_that_order() -> None:
         weights.tensors[Q_PROJ.replace("q_proj", f"{part}_proj")].data.view(np.float32).reshape(-1, 32)
         for part in "qkv"
     ]
-    np.testing.assert_array_equal(qkv.numpy(), np.concatenate(parts))
+    np.testing.assert_array_equal(unpack_float(qkv, 64, 32).numpy(), np.concatenate(parts))
 
 
 def test_a_tied_model_needs_no_head_and_has_one_table() -> None:
@@ -163,6 +164,23 @@ def test_every_part_of_a_stack_is_checked_before_memory_is_taken() -> None:
     names, shapes = ["model.embed_tokens.weight", "lm_head.weight"], [(40, 32), (1 << 40, 32)]
     with pytest.raises(ModelFileError, match=r"lm_head.weight has shape \[40, 32\]"):
         Checkpoint(source(), decoders()).read(names, shapes, torch.float32)
+
+
+@pytest.mark.parametrize(("kind", "rows", "bytes_per_row"), [("F32", 7, 192), ("Q8_0", 8, 51)])
+def test_rows_come_in_chunks_of_whole_blocks(
+    monkeypatch: pytest.MonkeyPatch, kind: str, rows: int, bytes_per_row: int
+) -> None:
+    """Two rows of 48 columns are three blocks of Q8_0, of 34 bytes each."""
+    monkeypatch.setattr("ozone.layers.checkpoint._CHUNK", 150)
+    weights = source()
+    data = np.random.default_rng(0).integers(0, 60, rows * bytes_per_row, np.uint8)
+    weights.tensors["table"] = RawTensor("table", kind, (rows, 48), data)
+    checkpoint = Checkpoint(weights, decoders())
+    (stored,) = checkpoint.open(["table"], [(rows, 48)])
+    chunks = [(first, chunk.clone()) for first, chunk in stored.row_chunks(torch.float32)]
+    assert [first for first, _ in chunks] == list(range(0, rows, 3 if kind == "F32" else 2))
+    whole = torch.cat([chunk for _, chunk in chunks])
+    assert torch.equal(whole, checkpoint.read(["table"], [(rows, 48)], torch.float32))
 
 
 def test_rotary_tables_beyond_memory_name_the_flag() -> None:

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from ozone.ops.activation import gelu_tanh_and_mul, silu_and_mul
-from ozone.ops.embedding import embedding
 from ozone.ops.kv_cache import kv_write
-from ozone.ops.linear import linear, logits
 from ozone.ops.norm import fused_add_rms_norm, rms_norm
 from ozone.ops.rotary import rotary_embedding
 
@@ -66,57 +64,6 @@ def test_gated_activations_gate_with_the_first_half() -> None:
     torch.testing.assert_close(silu_and_mul(x).double(), gate * gate.sigmoid() * up, rtol=1e-5, atol=1e-6)
     gelu = gate * 0.5 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3)))
     torch.testing.assert_close(gelu_tanh_and_mul(x).double(), gelu * up, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [1, 2, 40])
-def test_linear_accumulates_wider_than_its_inputs(dtype: torch.dtype, tokens: int) -> None:
-    x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((tokens, 700), (300, 700), (300,)))
-    expected = x.double() @ weight.double().T + bias.double()
-    tolerance = 2 * torch.finfo(dtype).eps
-    torch.testing.assert_close(
-        linear(x, weight, bias.float(), None, 300).double(), expected, rtol=tolerance, atol=1e-3
-    )
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_one_row_products_leave_onednn_as_it_was(enabled: bool) -> None:
-    x, weight = torch.randn(1, 64).bfloat16(), torch.randn(8, 64).bfloat16()
-    torch._C._set_mkldnn_enabled(enabled)
-    try:
-        linear(x, weight, None, None, 8)
-        logits(x, weight, None, 8)
-        assert torch.backends.mkldnn.enabled is enabled
-        with pytest.raises(RuntimeError):
-            linear(x, weight[:, :5], None, None, 8)
-        assert torch.backends.mkldnn.enabled is enabled
-    finally:
-        torch._C._set_mkldnn_enabled(True)
-
-
-def test_logits_are_float32_and_soft_capped() -> None:
-    x, weight = torch.randn(2, 64).bfloat16(), torch.randn(9, 64).bfloat16()
-    plain, capped = logits(x, weight, None, 9), logits(x, weight, 3.0, 9)
-    assert plain.dtype == capped.dtype == torch.float32
-    torch.testing.assert_close(capped, 3.0 * torch.tanh(plain / 3.0))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("tokens", [1, 2, 9])
-@pytest.mark.parametrize(("rows", "columns"), [(5, 64), (4000, 576)])
-def test_logits_are_not_rounded_to_the_weights_type(
-    dtype: torch.dtype, tokens: int, rows: int, columns: int
-) -> None:
-    x, weight = torch.randn(tokens, columns).to(dtype), torch.randn(rows, columns).to(dtype)
-    expected = x.double() @ weight.double().T
-    # Twice the digits of bfloat16, eight bits of a float32 sum.
-    torch.testing.assert_close(logits(x, weight, None, rows).double(), expected, rtol=2**-16, atol=1e-4)
-    assert torch.backends.mkldnn.enabled
-
-
-def test_embedding_scales_rows() -> None:
-    weight = torch.randn(5, 8)
-    assert torch.equal(embedding(torch.tensor([4, 1]), weight, 3.0, 8), weight[[4, 1]] * 3.0)
 
 
 def test_kv_write_touches_only_its_slots() -> None:

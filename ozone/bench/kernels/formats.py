@@ -9,7 +9,9 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from ozone.ops.linear import allocate_float, linear
 from ozone.ops.linear_fp8 import GROUP, allocate_fp8, allocate_fp8_block_scales, linear_fp8
 from ozone.ops.linear_gguf import GGUF_PACKINGS, gguf_segments, linear_gguf, pack_gguf
 from ozone.ops.linear_int4 import allocate_int4, allocate_int4_scales, allocate_int4_zeros, linear_int4
@@ -87,6 +89,32 @@ def _int8_by_group(group: int, tokens: int, cols: int) -> Tensors:
 def _random_bytes(packed: Tensor) -> Tensor:
     packed.view(torch.uint8).random_(0, 256)
     return packed
+
+
+# ---- floats ----
+
+
+def _float_weights(dtype: torch.dtype, rows: int, cols: int) -> Tensors:
+    packed = allocate_float("bench", rows, cols, dtype)
+    return (packed.copy_(torch.randn(packed.shape).to(dtype)),)
+
+
+def _linear_float(inputs: Tensors, weights: Tensors, rows: int) -> object:
+    return linear(inputs[0], weights[0], None, None, rows)
+
+
+def _f_linear(inputs: Tensors, weights: Tensors, rows: int) -> object:  # noqa: ARG001
+    return functional.linear(inputs[0], weights[0])
+
+
+def _float(name: str, dtype: torch.dtype) -> Format:
+    normal = partial(_normal, dtype)
+    return Format(
+        name,
+        "bf16" if dtype is _BF16 else "fp32",
+        Product(partial(_float_weights, dtype), normal, _linear_float),
+        {"oneDNN": Product(normal, normal, _f_linear)},
+    )
 
 
 # ---- FP8 ----
@@ -227,6 +255,9 @@ def _gguf(kind: str) -> Format:
 
 
 FORMATS: tuple[Format, ...] = (
+    _float("bf16", _BF16),
+    _float("fp16", torch.float16),
+    _float("fp32", torch.float32),
     Format("fp8", "bf16", Product(_fp8_weights, _fp8, _linear_fp8), _FP8_PEERS),
     Format("fp8 block", "bf16", Product(_fp8_block_weights, _fp8_by_group, _linear_fp8)),
     Format("int8", "int8", Product(_int8_weights, _int8_by_token, _linear_int8), _INT8_PEERS),
