@@ -15,18 +15,23 @@ if NATIVE:
 
 
 def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.stride(-1) != 1:
+    strides = x.stride()
+    if strides[-1] != 1:
         x = x.contiguous()
-    shape, strides = x.shape, x.stride()
-    heads, head_stride = (1, 0) if len(shape) == 2 else (shape[1], strides[1])
-    out = torch.empty(shape, dtype=x.dtype)
+        strides = x.stride()
+    if len(strides) == 2:
+        (tokens, cols), heads, head_stride = x.shape, 1, 0
+        out = torch.empty(tokens, cols, dtype=x.dtype)
+    else:
+        (tokens, heads, cols), head_stride = x.shape, strides[1]
+        out = torch.empty(tokens, heads, cols, dtype=x.dtype)
     _rms_norm(
         out.data_ptr(),
         x.data_ptr(),
         weight.data_ptr(),
-        shape[0],
+        tokens,
         heads,
-        shape[-1],
+        cols,
         strides[0],
         head_stride,
         eps,
@@ -52,6 +57,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _native_fused_add_rms_norm(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
+    x, residual = x.contiguous(), residual.contiguous()
     rows, cols = x.shape
     out, total = torch.empty_like(x), torch.empty_like(x)
     _fused_add_rms_norm(

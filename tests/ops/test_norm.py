@@ -61,6 +61,16 @@ def test_fused_add_rms_norm(isa: str, dtype: torch.dtype, shape: tuple[int, int]
     _assert_close(actual, expected)
 
 
+def test_fused_add_rms_norm_of_views(isa: str) -> None:
+    wide, weight = _randn(6, 300, dtype=torch.bfloat16), _randn(100)
+    op = OPS["fused_add_rms_norm"]
+    (actual, total), (expected, expected_total) = (
+        function(wide[:, 50:150], wide[:, 200:], weight, 1e-5) for function in (op.call, op.reference)
+    )
+    assert torch.equal(total, expected_total)
+    _assert_close(actual, expected)
+
+
 def test_equal_rows_of_a_batch_have_equal_results(isa: str) -> None:
     row, weight = _randn(1, 1000, dtype=torch.bfloat16), _randn(1000)
     alone = OPS["rms_norm"].call(row, weight, 1e-5)
