@@ -11,10 +11,12 @@
 #include "kernels/linear_gguf.h"
 #include "kernels/linear_int4.h"
 #include "kernels/linear_int8.h"
+#include "kernels/logprobs.h"
 #include "kernels/machine.h"
 #include "kernels/norm.h"
 #include "kernels/pack.h"
 #include "kernels/quantize.h"
+#include "kernels/sampling.h"
 
 // The variants are compiled from the same sources in a namespace each; see CMakeLists.txt.
 #define DECLARE(isa, params)                                    \

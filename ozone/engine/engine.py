@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from ozone.config.schema import CacheConfig, SchedulerConfig
 from ozone.engine.admission import Admission
 from ozone.engine.block_pool import BlockPool
-from ozone.engine.logprobs import prompt_token_logprobs
+from ozone.engine.native_sampler import make_sampler
 from ozone.engine.output_processor import advance
 from ozone.engine.outputs import EngineStats, RequestDelta
 from ozone.engine.request import Request, RequestGroup
 from ozone.engine.runner import Runner, ScheduledRequest
-from ozone.engine.sampler import SampledTokens, sample
+from ozone.engine.sampler import SampledTokens
 from ozone.engine.sampling_params import SamplingParams
 from ozone.engine.scheduler import Scheduler
 from ozone.errors import QueueFullError, RequestError
@@ -73,6 +73,7 @@ class Engine:
             max_logprobs=max_logprobs,
             seed=seed,
         )
+        self._sampler = make_sampler(runner.vocab_size, scheduler.max_num_seqs)
         self._token_text: Callable[[int], str] | None = None
         if tokenizer is not None:
             self._token_text = functools.cache(tokenizer.token_text)
@@ -243,7 +244,8 @@ class Engine:
             requests, rows = self._sort_rows(scheduled, logits)
             if len(rows) < len(logits):
                 logits = logits[rows]
-            sampled = sample(logits, [request.sampling for request in requests], self._token_text)
+            states = [request.sampling for request in requests]
+            sampled = self._sampler.sample(logits, states, self._token_text)
         except Exception as error:
             logger.exception("a step failed: the requests in it end, the engine goes on")
             self._fail_step(error, was_scheduled=bool(scheduled))
@@ -281,7 +283,7 @@ class Engine:
             return
         followers = request.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
         try:
-            request.prompt_logprobs += prompt_token_logprobs(
+            request.prompt_logprobs += self._sampler.prompt_logprobs(
                 logits[: len(followers)],
                 followers,
                 self.runner.vocab_size if count == -1 else count or 0,

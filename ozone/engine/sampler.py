@@ -22,8 +22,8 @@ from ozone.engine.selection import indices_of_largest, invert_running_sum
 
 NO_TOKEN = -1
 _SMALL_NUCLEUS = 512
-_NOT_FINITE = "the model's logits are not finite (NaN or infinity) at position {}"
-_NONE_LEFT = "no token may stand at position {}: the request's token restrictions leave none"
+NOT_FINITE = "the model's logits are not finite (NaN or infinity) at position {}"
+NONE_LEFT = "no token may stand at position {}: the request's token restrictions leave none"
 
 
 @dataclass(slots=True)
@@ -51,11 +51,11 @@ def sample(
     for row, state in enumerate(states):
         raw = logits[row]
         if not math.isfinite(raw.max()):
-            sampled.errors[row] = _NOT_FINITE.format(len(state.token_ids))
+            sampled.errors[row] = NOT_FINITE.format(len(state.token_ids))
             continue
         token_id = _choose(state.change_logits(raw) if state.changes_logits else raw, state)
         if token_id == NO_TOKEN:
-            sampled.errors[row] = _NONE_LEFT.format(len(state.token_ids))
+            sampled.errors[row] = NONE_LEFT.format(len(state.token_ids))
             continue
         sampled.token_ids[row] = token_id
         if state.num_logprobs is not None:
@@ -71,7 +71,7 @@ def _argmax(logits: Logits, states: Sequence[SamplingState]) -> SampledTokens:
     if not np.isfinite(values).all():
         for row in np.flatnonzero(~np.isfinite(values)).tolist():
             sampled.token_ids[row] = NO_TOKEN
-            sampled.errors[row] = _NOT_FINITE.format(len(states[row].token_ids))
+            sampled.errors[row] = NOT_FINITE.format(len(states[row].token_ids))
     return sampled
 
 
@@ -108,7 +108,7 @@ def _candidates(
         row = row[largest]
     weights = row.astype(np.float64)
     weights -= top
-    weights /= state.temperature
+    weights *= 1 / state.temperature
     return ids, np.exp(weights, out=weights)
 
 

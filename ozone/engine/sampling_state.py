@@ -12,6 +12,8 @@ from ozone.engine.sampling_params import SamplingParams
 
 Logits = NDArray[np.float32]
 
+_SEED_MASK = 2**64 - 1
+
 
 class TokenCounts:
     """The distinct tokens of a sequence and how often each was generated; a new token costs O(1)."""
@@ -47,9 +49,15 @@ class SamplingState:
 
     Attributes:
         token_ids: the sequence's own list, prompt and output so far.
+        seed: of the sequence's random stream, 64 bits.
         num_logprobs: most likely tokens to report, or None.
+        allowed: token ids, int64; no other may be chosen. None: any.
+        biased, biases: token ids, int64, and what is added to their logits, float32; or None and none.
+        bans_tokens: at some positions some tokens may not be chosen: see `banned`.
+        has_penalty: the penalties apply to the tokens that `counts` gives.
         is_plain: greedy, nothing changes the logits, nothing is reported: an argmax will do.
         changes_logits: penalties, biases or bans apply.
+        packed: what a sampler keeps of the above for itself.
     """
 
     def __init__(
@@ -70,29 +78,30 @@ class SamplingState:
         self.min_p = params.min_p
         self.is_greedy = params.is_greedy
         self.num_logprobs = vocab_size if params.logprobs == -1 else params.logprobs
+        self.seed = seed & _SEED_MASK
         self._uniforms = TokenUniforms(seed)
 
-        self._allowed = _ids(params.allowed_token_ids)
+        self.allowed = _ids(params.allowed_token_ids)
+        self.biased = _ids(params.logit_bias)
+        self.biases = np.array(list((params.logit_bias or {}).values()), dtype=np.float32)
         self._bad_words = [(list(word[:-1]), word[-1]) for word in bad_words]
         self._min_tokens = params.min_tokens
-        self._end_token_ids = _ids(end_token_ids) if params.min_tokens else None
-        self._biased = _ids(params.logit_bias)
-        self._biases = np.array(list((params.logit_bias or {}).values()), dtype=np.float32)
-        self._repetition = params.repetition_penalty
-        self._frequency = params.frequency_penalty
-        self._presence = params.presence_penalty
-        has_penalty = self._repetition != 1 or self._frequency != 0 or self._presence != 0
-        self._counts = TokenCounts() if has_penalty else None
+        self._end_token_ids = list(end_token_ids) if params.min_tokens else []
+        self.bans_tokens = bool(self._bad_words or self._end_token_ids)
+        self.repetition_penalty = params.repetition_penalty
+        self.frequency_penalty = params.frequency_penalty
+        self.presence_penalty = params.presence_penalty
+        self.has_penalty = (
+            self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+        )
+        self._counts = TokenCounts()
         self._num_counted = 0
 
         self.changes_logits = (
-            self._allowed is not None
-            or bool(self._bad_words)
-            or self._end_token_ids is not None
-            or self._biased is not None
-            or has_penalty
+            self.allowed is not None or self.bans_tokens or self.biased is not None or self.has_penalty
         )
         self.is_plain = self.is_greedy and not self.changes_logits and self.num_logprobs is None
+        self.packed: bytes | None = None
 
     def uniform(self) -> float:
         """The random number for the next position."""
@@ -100,39 +109,44 @@ class SamplingState:
 
     def change_logits(self, raw: Logits) -> Logits:
         """Apply, in vLLM's order, what restricts or shifts the choice. Returns a new row."""
-        if self._allowed is not None:
+        if self.allowed is not None:
             row = np.full_like(raw, -np.inf)
-            row[self._allowed] = raw[self._allowed]
+            row[self.allowed] = raw[self.allowed]
         else:
             row = raw.copy()
-        self._ban_bad_words(row)
-        if self._end_token_ids is not None and self._num_generated() < self._min_tokens:
-            row[self._end_token_ids] = -np.inf
-        if self._biased is not None:
-            row[self._biased] += self._biases
-        if self._counts is not None:
-            self._apply_penalties(row, self._counts)
+        if self.bans_tokens:
+            row[self.banned()] = -np.inf
+        if self.biased is not None:
+            row[self.biased] += self.biases
+        if self.has_penalty:
+            self._apply_penalties(row)
         return row
 
-    def _num_generated(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
-
-    def _ban_bad_words(self, row: Logits) -> None:
+    def banned(self) -> list[int]:
+        """Tokens that may not come next: those that end bad words or, too early, the text."""
+        num_generated = len(self.token_ids) - self.num_prompt_tokens
+        banned = list(self._end_token_ids) if num_generated < self._min_tokens else []
         for beginning, last in self._bad_words:
             size = len(beginning)
-            if size <= self._num_generated() and (not size or self.token_ids[-size:] == beginning):
-                row[last] = -np.inf
+            if size <= num_generated and (not size or self.token_ids[-size:] == beginning):
+                banned.append(last)
+        return banned
 
-    def _apply_penalties(self, row: Logits, counts: TokenCounts) -> None:
+    def counts(self) -> TokenCounts:
+        """The tokens of the sequence so far. Kept only where there is a penalty."""
         if self._num_counted == 0:
-            counts.add(self.token_ids[: self.num_prompt_tokens], generated=False)
+            self._counts.add(self.token_ids[: self.num_prompt_tokens], generated=False)
             self._num_counted = self.num_prompt_tokens
-        counts.add(self.token_ids[self._num_counted :], generated=True)
+        self._counts.add(self.token_ids[self._num_counted :], generated=True)
         self._num_counted = len(self.token_ids)
+        return self._counts
+
+    def _apply_penalties(self, row: Logits) -> None:
+        counts = self.counts()
         values = row[counts.ids]
-        if self._repetition != 1:
-            values = np.where(values > 0, values / self._repetition, values * self._repetition)
-        values -= self._frequency * counts.generated + self._presence * (counts.generated > 0)
+        if self.repetition_penalty != 1:
+            values = np.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
+        values -= self.frequency_penalty * counts.generated + self.presence_penalty * (counts.generated > 0)
         row[counts.ids] = values
 
 

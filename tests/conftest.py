@@ -1,0 +1,21 @@
+"""What tests of native code share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from ozone.native import library
+
+_NATIVE = library()
+
+
+@pytest.fixture(params=_NATIVE.isas() if _NATIVE else [])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once with each instruction set that this machine and build have."""
+    assert _NATIVE is not None
+    before = _NATIVE.isa()
+    _NATIVE.set_isa(request.param)
+    yield request.param
+    _NATIVE.set_isa(before)
