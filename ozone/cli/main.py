@@ -22,6 +22,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "generate": Subcommand("ozone.cli.generate", "continue a prompt, a file or standard input"),
     "chat": Subcommand("ozone.cli.chat", "chat with a model in this terminal"),
     "config": Subcommand("ozone.cli.config_cmd", "show every setting, who set it and why"),
+    "quantize": Subcommand("ozone.cli.quantize", "write a checkpoint in FP8, INT8 or 4 bits"),
     "bench": Subcommand("ozone.cli.bench", "measure latency, throughput, serving, start-up, the machine"),
 }
 

@@ -52,7 +52,7 @@ class EagerRunner:
         cache_dtype = dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
         self.num_blocks = _num_blocks(model_config, cache, cache_dtype, max_model_len)
         self._model = model
-        self._kv_caches = _allocate_kv_caches(model_config, cache.block_size, self.num_blocks, cache_dtype)
+        self._kv_caches = allocate_kv_caches(model_config, cache.block_size, self.num_blocks, cache_dtype)
         self._buffers = InputBuffers(
             max_num_batched_tokens=scheduler.max_num_batched_tokens,
             max_num_seqs=scheduler.max_num_seqs,
@@ -121,7 +121,7 @@ def _num_blocks(config: ModelConfig, cache: CacheConfig, dtype: str, max_model_l
     return num_blocks
 
 
-def _allocate_kv_caches(
+def allocate_kv_caches(
     config: ModelConfig, block_size: int, num_blocks: int, dtype: str
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     kind = _torch_dtype(dtype)

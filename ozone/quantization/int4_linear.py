@@ -138,5 +138,6 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def nibbles(words: Tensor) -> Tensor:
     """The eight nibbles of each 32-bit word, lowest first: (...) int32 -> (..., 8) uint8."""
-    pairs = words.contiguous().view(torch.uint8).view(*words.shape, 4)
+    # Flat in between: dimensions of one element may have any stride and yet count as contiguous.
+    pairs = words.reshape(-1).view(torch.uint8).view(*words.shape, 4)
     return torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)

@@ -97,7 +97,7 @@ def compressed_tensors(
         as_float = {**stored, "weight_scale": stored["weight_scale"].to(torch.float32)}
         meant = compressor.decompress(as_float, scheme)["weight"]
         stored.pop("weight_zero_point", None) if weights.get("symmetric", True) else None
-        rounding = _rounding(inputs, name, input_scale)
+        rounding = rounding_of(inputs, None if input_scale is None else input_scale(name))
         if input_scale is not None:
             stored["input_scale"] = torch.tensor([input_scale(name)])
         return Quantized(stored, meant[: len(weight), : weight.shape[1]], rounding)
@@ -129,14 +129,13 @@ def _observed(weight: Tensor, arguments: Any) -> tuple[Tensor, Tensor]:
     return calculate_qparams(blocks.amin(-1), blocks.amax(-1), arguments)
 
 
-def _rounding(
-    inputs: dict[str, Any] | None, name: str, input_scale: Callable[[str], float] | None
-) -> Rounding:
+def rounding_of(inputs: Mapping[str, Any] | None, input_scale: float | None) -> Rounding:
+    """What ``input_activations`` says, with the scale that a static one has."""
     if inputs is None:
         return lambda x: x
     floating = inputs["type"] == "float"
     if input_scale is not None:
-        return (fp8_static if floating else int8_static)(input_scale(name))
+        return (fp8_static if floating else int8_static)(input_scale)
     if inputs["strategy"] == "group":
         return fp8_group
     return fp8_token if floating else int8_token

@@ -48,6 +48,10 @@ class Tokenizer:
         self._all_tokens = TokenTable(decoder, spelling, self.vocab_size, ())
         self._text_tokens = TokenTable(decoder, spelling, self.vocab_size, special)
 
+    def to_json(self) -> str:
+        """The content of a ``tokenizer.json``."""
+        return self._backend.to_str()
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Special tokens written out in the text become their ids.
 
