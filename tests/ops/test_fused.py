@@ -63,7 +63,7 @@ def test_a_fused_op_equals_its_parts(isa: str, name: str, dtype: torch.dtype) ->
                 assert torch.equal(*(t.view(torch.uint8) if t.itemsize == 1 else t for t in (a, e)))
 
 
-def test_a_row_must_fit_in_a_thread() -> None:
+def test_a_row_must_fit_in_a_thread(isa: str) -> None:
     x = torch.empty(1, (1 << 19) + 32)
     with pytest.raises(ValueError, match="524320 columns are more than the 524288 of a fused op"):
         OPS["rms_norm_quantize_fp8_token"].call(x, x[0], 1e-5)
