@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ozone.ops.linear import allocate_float, linear
+from ozone.ops.linear import allocate_float, linear, logits, pack_float
 from ozone.ops.linear_fp8 import GROUP, allocate_fp8, allocate_fp8_block_scales, linear_fp8
 from ozone.ops.linear_gguf import GGUF_PACKINGS, gguf_segments, linear_gguf, pack_gguf
 from ozone.ops.linear_int4 import allocate_int4, allocate_int4_scales, allocate_int4_zeros, linear_int4
@@ -96,25 +96,50 @@ def _random_bytes(packed: Tensor) -> Tensor:
 
 def _float_weights(dtype: torch.dtype, rows: int, cols: int) -> Tensors:
     packed = allocate_float("bench", rows, cols, dtype)
-    return (packed.copy_(torch.randn(packed.shape).to(dtype)),)
+    pack_float(packed, 0, *_normal(dtype, rows, cols))
+    return (packed,)
 
 
-def _linear_float(inputs: Tensors, weights: Tensors, rows: int) -> object:
+def _linear(inputs: Tensors, weights: Tensors, rows: int) -> object:
     return linear(inputs[0], weights[0], None, None, rows)
 
 
-def _f_linear(inputs: Tensors, weights: Tensors, rows: int) -> object:  # noqa: ARG001
+def _logits(inputs: Tensors, weights: Tensors, rows: int) -> object:
+    return logits(inputs[0], weights[0], None, rows)
+
+
+def _torch_linear(inputs: Tensors, weights: Tensors, rows: int) -> object:  # noqa: ARG001
     return functional.linear(inputs[0], weights[0])
 
 
-def _float(name: str, dtype: torch.dtype) -> Format:
-    normal = partial(_normal, dtype)
+def _aten_linear(inputs: Tensors, weights: Tensors, rows: int) -> object:
+    """ATen's own product, which torch leaves to oneDNN where that is enabled."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        return _torch_linear(inputs, weights, rows)
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
+
+
+def _onednn_packed_weights(rows: int, cols: int) -> Tensors:
+    (weight,) = _normal(_BF16, rows, cols)
+    return (torch.ops.mkldnn._reorder_linear_weight(weight, None),)
+
+
+def _onednn_packed_linear(inputs: Tensors, weights: Tensors, rows: int) -> object:  # noqa: ARG001
+    return torch.ops.mkldnn._linear_pointwise(inputs[0], weights[0], None, "none", [], "")
+
+
+def _float(name: str, dtype: torch.dtype, arithmetic: str, peers: dict[str, Product]) -> Format:
     return Format(
-        name,
-        "bf16" if dtype is _BF16 else "fp32",
-        Product(partial(_float_weights, dtype), normal, _linear_float),
-        {"oneDNN": Product(normal, normal, _f_linear)},
+        name, arithmetic, Product(partial(_float_weights, dtype), partial(_normal, dtype), _linear), peers
     )
+
+
+def _plain(dtype: torch.dtype, *, onednn: bool = True, max_tokens: int = 1 << 30) -> Product:
+    numbers = partial(_normal, dtype)
+    return Product(numbers, numbers, _torch_linear if onednn else _aten_linear, max_tokens)
 
 
 # ---- FP8 ----
@@ -255,13 +280,32 @@ def _gguf(kind: str) -> Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    _float("bf16", _BF16),
-    _float("fp16", torch.float16),
-    _float("fp32", torch.float32),
+    _float("fp32", torch.float32, "fp32", {"ATen (MKL)": _plain(torch.float32)}),
+    _float(
+        "bf16",
+        _BF16,
+        "bf16",
+        {
+            "oneDNN": _plain(_BF16),
+            "oneDNN packed": Product(_onednn_packed_weights, partial(_normal, _BF16), _onednn_packed_linear),
+            "ATen": _plain(_BF16, onednn=False, max_tokens=1),
+        },
+    ),
+    _float("fp16", torch.float16, "fp32", {"oneDNN": _plain(torch.float16)}),
     Format("fp8", "bf16", Product(_fp8_weights, _fp8, _linear_fp8), _FP8_PEERS),
     Format("fp8 block", "bf16", Product(_fp8_block_weights, _fp8_by_group, _linear_fp8)),
     Format("int8", "int8", Product(_int8_weights, _int8_by_token, _linear_int8), _INT8_PEERS),
     _int4(128, zeros=False),
     _int4(32, zeros=True),
     *(_gguf(kind) for kind in GGUF_PACKINGS),
+)
+
+# Output heads: the same weights, float32 results.
+HEADS: tuple[Format, ...] = (
+    Format(
+        "bf16",
+        "bf16",
+        Product(partial(_float_weights, _BF16), partial(_normal, _BF16), _logits),
+        {"oneDNN": _plain(_BF16)},
+    ),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ozone.bench.kernels.cases import Call, Case, Work, copies_for
-from ozone.bench.kernels.formats import FORMATS, Format, Product, Tensors
+from ozone.bench.kernels.formats import FORMATS, HEADS, Format, Product, Tensors
 from ozone.bench.kernels.tensors import in_region, tensor_bytes
 
 _TOKENS = (1, 32, 512)
@@ -15,6 +15,7 @@ _MATRICES = ((2048, 8192), (8192, 2048))
 # merged.
 _SEVEN = ((576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536))
 _MERGED = ((960, 576), (576, 576), (3072, 576), (576, 1536))
+_HEAD = (49152, 576)
 _LAYER_FORMATS = ("bf16", "fp8", "int8", "Q4_1")
 
 
@@ -22,15 +23,18 @@ def cases() -> Iterator[Case]:
     for form in FORMATS:
         for tokens in _TOKENS:
             for rows, cols in _MATRICES:
-                yield _case(form, f"{tokens} x {rows}x{cols}", tokens, [(rows, cols)])
+                yield _case("linear", form, f"{tokens} x {rows}x{cols}", tokens, [(rows, cols)])
     for form in FORMATS:
         if form.name in _LAYER_FORMATS:
-            yield _case(form, "1 x SmolLM2 layer, 7 matrices", 1, _SEVEN)
-            yield _case(form, "1 x SmolLM2 layer, merged", 1, _MERGED)
+            yield _case("linear", form, "1 x SmolLM2 layer, 7 matrices", 1, _SEVEN)
+            yield _case("linear", form, "1 x SmolLM2 layer, merged", 1, _MERGED)
+    for form in HEADS:
+        for tokens in _TOKENS[:2]:
+            yield _case("logits", form, f"{tokens} x {_HEAD[0]}x{_HEAD[1]}", tokens, [_HEAD])
 
 
-def _case(form: Format, shape: str, tokens: int, matrices: Sequence[tuple[int, int]]) -> Case:
-    return Case("linear", form.name, shape, lambda: _work(form, tokens, matrices))
+def _case(op: str, form: Format, shape: str, tokens: int, matrices: Sequence[tuple[int, int]]) -> Case:
+    return Case(op, form.name, shape, lambda: _work(form, tokens, matrices))
 
 
 def _work(form: Format, tokens: int, matrices: Sequence[tuple[int, int]]) -> Work:
