@@ -87,7 +87,8 @@ def test_version_without_a_native_library(
         (["chta"], "ozone: error: there is no command chta; did you mean chat?\n"),
         (
             ["xyzzy"],
-            "ozone: error: there is no command xyzzy; there are serve, generate, chat, config, quantize, bench\n",
+            "ozone: error: there is no command xyzzy; "
+            "there are serve, generate, chat, config, quantize, bench\n",
         ),
         (
             ["-O1"],
