@@ -46,6 +46,7 @@ class EngineArgs:
     download_dir: str | None = None
     served_model_name: str | Sequence[str] | None = None
     dtype: str | None = None
+    quantization: str | None = None
     seed: int | str | None = None
     max_model_len: int | str | None = None
     generation_config: str | None = None
@@ -120,8 +121,9 @@ def set_eager(leaves: Leaves) -> None:
 
 
 def _means_unset(name: str, value: object) -> bool:
-    # vLLM's way to say "as much as fits", which is the default here.
-    return name == "max_model_len" and str(value).strip().lower() in ("auto", "-1")
+    # vLLM's ways to say "as much as fits", and "as the checkpoint says", which are the defaults here.
+    words = {"max_model_len": ("auto", "-1"), "quantization": ("none", "null")}.get(name, ())
+    return bool(words) and show(value).strip().lower() in words
 
 
 def _merge_object(leaves: Leaves, prefix: str, given: object) -> None:

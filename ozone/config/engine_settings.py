@@ -10,6 +10,7 @@ from ozone.errors import ConfigError
 
 MAX_LEN = "model.max_model_len"
 DTYPE = "model.dtype"
+QUANTIZATION = "model.quantization"
 KV_BYTES = "cache.kv_cache_memory_bytes"
 BLOCK = "cache.block_size"
 TOKENS = "scheduler.max_num_batched_tokens"
@@ -28,6 +29,7 @@ def resolve_engine(r: Resolution) -> None:
     """Decide everything that no level has a part in."""
     _resolve_fixed(r)
     _resolve_dtype(r)
+    _resolve_quantization(r)
     r.put("parallel.num_threads", r.platform.num_cores, "platform", "usable cores")
     _resolve_requests(r)
     _resolve_lengths(r)
@@ -80,6 +82,21 @@ def _resolve_dtype(r: Resolution) -> None:
         r.put(DTYPE, "bfloat16", "default", "no model was read")
     else:
         r.put(DTYPE, r.model.dtype, "model", "the checkpoint's own type")
+
+
+def _resolve_quantization(r: Resolution) -> None:
+    """The checkpoint says how it is quantized; who says it too has to say the same."""
+    found = None
+    if r.model is not None and r.model.quantization is not None:
+        found = str(r.model.quantization.get("quant_method"))
+    if r.model is not None and r.by_user(QUANTIZATION) and r.value(QUANTIZATION) != found:
+        asked = f"--quantization {r.value(QUANTIZATION)}"
+        if found is None:
+            raise ConfigError(
+                f"{asked}: the model is not quantized; ozone quantize writes a checkpoint that is"
+            )
+        raise ConfigError(f"{asked}: the model is quantized as {found}; leave the flag away")
+    r.put(QUANTIZATION, found, "model", "the checkpoint's own" if found else "plain weights")
 
 
 def _resolve_requests(r: Resolution) -> None:

@@ -56,6 +56,11 @@ class Key:
 
 _DTYPE = values.choice("auto", "float32", "float16", "bfloat16", half="float16", float="float32")
 
+# Schemes of `ozone/quantization/`, and what vLLM calls kernels for two of them.
+_QUANTIZATION = values.choice(
+    "compressed-tensors", "fp8", "gptq", "awq", "gguf", gptq_marlin="gptq", awq_marlin="awq"
+)
+
 _ENGINE_KEYS = (
     Key(
         "optimization_level",
@@ -83,6 +88,14 @@ _ENGINE_KEYS = (
         "type of activations and unquantized weights: auto, float32, float16 (half), bfloat16",
         "DTYPE",
         default="auto: the checkpoint's own",
+    ),
+    Key(
+        "model.quantization",
+        _QUANTIZATION,
+        "how the checkpoint is quantized, which it says itself: an error where it is quantized otherwise",
+        "SCHEME",
+        "-q",
+        default="the checkpoint's own",
     ),
     Key("model.seed", values.integer(0), "seed of everything random", "N", default="0"),
     Key(

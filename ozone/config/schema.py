@@ -96,6 +96,7 @@ class ModelOptions:
     download_dir: str | None = None
     served_model_name: tuple[str, ...] = ()
     dtype: Dtype = "bfloat16"
+    quantization: str | None = None
     seed: int = 0
     max_model_len: int = 0
     generation_config: str = "auto"

@@ -41,7 +41,7 @@ IGNORED_FLAGS: dict[str, Ignored] = {
 
 _REFUSED_FLAGS: Mapping[str, str] = {
     "the checkpoint itself says how it is quantized": (
-        "quantization quantization_config allow_deprecated_quantization quantization_param_path"
+        "quantization_config allow_deprecated_quantization quantization_param_path"
     ),
     "one machine runs the whole model": (
         "pipeline_parallel_size prefill_context_parallel_size decode_context_parallel_size dcp_comm_backend "
@@ -193,7 +193,6 @@ IGNORED_KEYS: dict[str, str] = _by_name(_IGNORED_KEYS)
 
 # vLLM's short flags, and what they are short for.
 SHORT_FLAGS: dict[str, str] = {
-    "-q": "quantization",
     "-pp": "pipeline_parallel_size",
     "-pcp": "prefill_context_parallel_size",
     "-dcp": "decode_context_parallel_size",

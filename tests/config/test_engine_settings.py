@@ -156,6 +156,24 @@ def test_the_checkpoints_own_type_is_the_default(
         assert config.settings["model.dtype"].origin == "model"
 
 
+def test_a_named_quantization_has_to_be_the_checkpoints_own(
+    resolved: Resolved, small_model: ModelConfig
+) -> None:
+    quantized = dataclasses.replace(small_model, quantization={"quant_method": "awq"})
+    for words in ((), ("-q", "awq"), ("--quantization=awq_marlin",), ("--quantization=None",)):
+        assert resolved(*words, model=quantized).model.quantization == "awq"
+    assert resolved(model=small_model).model.quantization is None
+    assert resolved("--quantization=fp8").model.quantization == "fp8"
+    with pytest.raises(
+        ConfigError, match="--quantization fp8: the model is quantized as awq; leave the flag away"
+    ):
+        resolved("--quantization=fp8", model=quantized)
+    with pytest.raises(ConfigError, match="--quantization fp8: the model is not quantized; ozone quantize"):
+        resolved("--quantization=fp8", model=small_model)
+    with pytest.raises(ConfigError, match="one of compressed-tensors, fp8, gptq, awq, gguf"):
+        resolved("--quantization=bitsandbytes")
+
+
 def test_without_a_model_nothing_depends_on_it(resolved: Resolved) -> None:
     config = resolved()
     assert config.model.model == "smollm2"

@@ -312,6 +312,8 @@ ENGINE_FLAGS = {
     "--served-model-name a b": ("model.served_model_name", ("a", "b")),
     "--dtype half": ("model.dtype", "float16"),
     "--dtype BFLOAT16": ("model.dtype", "bfloat16"),
+    "--quantization compressed-tensors": ("model.quantization", "compressed-tensors"),
+    "-q GPTQ_Marlin": ("model.quantization", "gptq"),
     "--seed 7": ("model.seed", 7),
     "--max-model-len 8k": ("model.max_model_len", 8000),
     "--max-model-len 8K": ("model.max_model_len", 8192),

@@ -127,8 +127,7 @@ def test_no_name_has_two_statuses() -> None:
         ("--trust_remote_code", "--trust-remote-code: Ozone never runs code"),
         ("--gpu-memory-utilization 0.9", "--kv-cache-memory-bytes, for example 2G"),
         ("--gpu_memory_utilization=0.9", "there is no GPU here"),
-        ("--quantization awq", "vLLM has --quantization; Ozone does not (yet): the checkpoint itself says"),
-        ("-q awq", "vLLM has -q; Ozone does not (yet)"),
+        ("--quantization-config {1}", "vLLM has --quantization-config; Ozone does not (yet): the checkpoint"),
         ("-pp 2", "vLLM has -pp; Ozone does not (yet)"),
         ("--enable-lora", "vLLM has --enable-lora; Ozone does not (yet): adapters are not built"),
         ("--enable-lora=true", "vLLM has --enable-lora; Ozone does not (yet)"),
@@ -194,7 +193,7 @@ def test_whole_objects_without_effect_are_accepted(resolved: Resolved) -> None:
     [
         ({"trust_remote_code": True}, "trust_remote_code: Ozone never runs code"),
         ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization: there is no GPU here"),
-        ({"quantization": "fp8"}, "vLLM has quantization; Ozone does not (yet)"),
+        ({"device": "cuda"}, "vLLM has device; Ozone does not (yet)"),
         ({"compilation_config": {"level": 3}}, "vLLM has -cc.level; Ozone does not (yet): say -O0 to -O3"),
     ],
 )
