@@ -131,6 +131,7 @@ struct Pass {
     // What a step prefetches where weights are decoded already, and by how much that advances.
     const char* ahead = nullptr;
     int64_t ahead_step = 0;
+    int64_t next_tile = 0;  // likewise: how far behind the activations those of the next tile are
 };
 
 // totals: (panels, tokens, 48). Not inlined, with sums that come from memory and go back: so g++ 12 keeps them
@@ -163,6 +164,7 @@ __attribute__((noinline)) void multiply(const Op& op, const Coding& codes, const
                 if constexpr (Coding::kUnits == 1) {  // decoded already, and in a cache
                     __builtin_prefetch(ahead);
                     ahead += pass.ahead_step;
+                    __builtin_prefetch(activations + pass.next_tile);
                 }
 #pragma GCC unroll 2
                 for (int p = 0; p < panels; ++p) add_step(sums[p], coding, w + p * apart, activations);
@@ -212,6 +214,48 @@ void decode_block(const Coding& coding, uint8_t* to, const uint8_t* from, int64_
         }
 }
 
+// ---- activations ----
+
+// Writes units of some rows, `apart` units from row to row, side by side: to[unit][row]. May write up to 28 bytes
+// behind the last.
+inline void interleave(uint32_t* to, const uint32_t* rows, int64_t apart, int64_t tokens, int64_t units) {
+    int64_t u = 0;
+#if defined(__AVX2__)
+    // Eight by eight. What rows that do not exist give is overwritten by the next unit.
+    for (; u < units; u += 8) {
+        __m256i a[8], b[8];
+#pragma GCC unroll 8
+        for (int t = 0; t < 8; ++t)
+            a[t] = t < tokens ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows + t * apart + u))
+                              : _mm256_setzero_si256();
+#pragma GCC unroll 4
+        for (int i = 0; i < 8; i += 2) {
+            b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+            b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 8; i += 4) {
+            a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+            a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+            a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+            a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            b[i] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x20);
+            b[i + 4] = _mm256_permute2x128_si256(a[i], a[i + 4], 0x31);
+        }
+        const int64_t left = units - u;
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; ++i)
+            if (i < left) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + (u + i) * tokens), b[i]);
+    }
+#else
+    for (; u < units; ++u)
+        for (int64_t t = 0; t < tokens; ++t) to[u * tokens + t] = rows[t * apart + u];
+#endif
+}
+
 // ---- the whole product ----
 
 // Activations of a chunk fit in scratch memory whatever their number of columns up to this.
@@ -221,11 +265,13 @@ inline constexpr int64_t kChunkTokens = 512;
 inline constexpr int64_t kBlockColumns = 512;
 // Groups are not longer than this, except one that has all columns.
 inline constexpr int64_t kMostGroupColumns = 2048;
-// Scratch memory: a decoded block (before that, one row of activations), totals, activations.
+// Scratch memory: a decoded block (before that, rows to interleave), totals, activations.
 inline constexpr int64_t kDecodedBytes = kMostGroupColumns * kPanelRows * 4;
 inline constexpr int64_t kTotalsBytes = kChunkTokens * kPanelRows * 4;
-inline constexpr int64_t kRestBytes = static_cast<int64_t>(kScratchBytes) - kDecodedBytes - kTotalsBytes;
-static_assert(kMostColumns * 4 <= kDecodedBytes && kTile * kMostColumns * (4 + 1) <= kRestBytes);
+inline constexpr int64_t kRestBytes = static_cast<int64_t>(kScratchBytes) - kDecodedBytes - kTotalsBytes - 64;
+static_assert(kTile * kMostColumns * (4 + 1) <= kRestBytes);
+// Activations are interleaved by so many steps. Rows of them are not a power of two apart, which caches dislike.
+inline constexpr int64_t kPackedSteps = 64, kPackedRow = kPackedSteps * 8 + 16;
 
 // An op has
 //     Coding, coding()        how its weights are coded; a step is Coding::kColumns columns
@@ -235,7 +281,7 @@ static_assert(kMostColumns * 4 <= kDecodedBytes && kTile * kMostColumns * (4 + 1
 //     output()                where results go
 //     numbers_per_token       floats that it keeps of each token of a chunk in scratch memory
 //     begin(first, count, memory)    a chunk of `count` tokens: those of the calls below count from `first`
-//     pack(units, token)      writes one token's activations and, up to a whole step, zeros
+//     pack(units, token, step, steps)   writes a token's activations of some steps; zeros behind the last column
 //     scales(panel, group, vector)   what a group has for a vector of rows
 //     numbers(token, group)   pointer to what a group has for a token; those of the next tokens follow
 //     add_group(total, sum, scales, number)   the new total
@@ -284,11 +330,13 @@ class CodedProduct {
     void pack(int64_t tile) {
         const int64_t begin = tile_begin(tile), tokens = tile_begin(tile + 1) - begin;
         uint32_t* to = x_ + begin * units();
-        if (tokens == 1) return op_.pack(to, begin);
-        uint32_t* row = reinterpret_cast<uint32_t*>(decoded_);
-        for (int64_t t = 0; t < tokens; ++t) {
-            op_.pack(row, begin + t);
-            for (int64_t u = 0; u < units(); ++u) to[u * tokens + t] = row[u];
+        if (tokens == 1) return op_.pack(to, begin, 0, steps_);
+        for (int64_t step = 0; step < steps_; step += kPackedSteps) {
+            const int64_t steps = steps_ - step < kPackedSteps ? steps_ - step : kPackedSteps;
+            uint32_t* rows = reinterpret_cast<uint32_t*>(decoded_);
+            for (int64_t t = 0; t < tokens; ++t) op_.pack(rows + t * kPackedRow, begin + t, step, steps);
+            interleave(to, rows, kPackedRow, tokens, steps * Coding::kUnits);
+            to += steps * Coding::kUnits * tokens;
         }
     }
 
@@ -350,6 +398,7 @@ class CodedProduct {
                 const int64_t begin = tile_begin(tile), tokens = tile_begin(tile + 1) - begin;
                 pass.token = begin;
                 pass.ahead_step = pass.ahead < end ? 64 : 0;
+                pass.next_tile = tokens * units();
                 multiply_tile<Decoded<Arithmetic>>(static_cast<int>(tokens), op_, decoded, pass, decoded_,
                                                    x_ + begin * units() + step * Coding::kUnits * tokens,
                                                    totals_ + begin * kPanelRows);

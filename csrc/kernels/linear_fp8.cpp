@@ -178,9 +178,9 @@ struct Product {
             for (int64_t t = 0; t < count; ++t)
                 x_scales[group * count + t] = p.x_scale[(first + t) * p.x_scale_stride + group];
     }
-    void pack(uint32_t* units, int64_t token) const {
-        const int64_t steps = (cols + kStep - 1) / kStep;
-        pack_row(units, p.x + (first + token) * cols, cols, steps * Coding::kUnits);
+    void pack(uint32_t* units, int64_t token, int64_t step, int64_t steps) const {
+        const int64_t left = cols - step * kStep, some = left < steps * kStep ? left : steps * kStep;
+        pack_row(units, p.x + (first + token) * cols + step * kStep, some, steps * Coding::kUnits);
     }
     OZONE_INLINE F32 scales(int64_t panel, int64_t group, int vector) const {
         if (p.weight_groups)

@@ -103,16 +103,21 @@ struct Product {
         first = first_token;
         count = tokens_of_chunk;
         sums = memory;
-    }
-    void pack(uint32_t* units, int64_t token) const {
+        if (!p.zeros) return;
         with_type(p.dtype, [&]<typename T>(T) {
-            const T* x = static_cast<const T*>(p.x) + (first + token) * p.x_stride;
-            pack_row(coding(), units, x, cols, (cols + kStep - 1) / kStep * Coding::kUnits);
-            if (!p.zeros) return;
-            for (int64_t group = 0; group < groups; ++group) {
-                const int64_t begin = group * group_cols, left = cols - begin;
-                sums[group * count + token] = -sum_of(x + begin, left < group_cols ? left : group_cols);
-            }
+            for (int64_t token = 0; token < count; ++token)
+                for (int64_t group = 0; group < groups; ++group) {
+                    const int64_t begin = group * group_cols, left = cols - begin;
+                    const T* x = static_cast<const T*>(p.x) + (first + token) * p.x_stride + begin;
+                    sums[group * count + token] = -sum_of(x, left < group_cols ? left : group_cols);
+                }
+        });
+    }
+    void pack(uint32_t* units, int64_t token, int64_t step, int64_t steps) const {
+        const int64_t left = cols - step * kStep, some = left < steps * kStep ? left : steps * kStep;
+        with_type(p.dtype, [&]<typename T>(T) {
+            const T* x = static_cast<const T*>(p.x) + (first + token) * p.x_stride + step * kStep;
+            pack_row(coding(), units, x, some, steps * Coding::kUnits);
         });
     }
     template <typename T>
