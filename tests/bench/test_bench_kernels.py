@@ -131,3 +131,9 @@ def test_a_filter_without_cases_is_a_mistake(capsys: pytest.CaptureFixture[str])
         main(["--filter", "nothing"])
     assert main(["--list", "--filter", "overhead"]) == 0
     assert capsys.readouterr().out.count("\n") == 3
+
+
+def test_launches_that_cannot_be_made_again_are_not(limits: Limits) -> None:
+    (call,) = selected(["rms_norm bf16 32 x"])[0].prepare().calls
+    assert measure(Work([call]), limits, Plan(1, 0.0)).kernel
+    assert not measure(Work([call], repeatable=False), limits, Plan(1, 0.0)).kernel

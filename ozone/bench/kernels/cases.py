@@ -22,6 +22,8 @@ class Work:
         product: the kind of multiply-add, for the limit: ``fp32``, ``bf16``, ``int8``.
         touched: bytes that one call reads and writes, wherever they are; `bytes` unless told.
         peers: the same work by others, by name, with copies of their own.
+        repeatable: whether the kernel launches of a call can be made again by themselves: not where it hands
+            them NumPy arrays that it does not keep. Tensors are kept by whoever records.
     """
 
     calls: Sequence[Call]
@@ -30,6 +32,7 @@ class Work:
     product: str = "fp32"
     touched: int = 0
     peers: Mapping[str, Sequence[Call]] = field(default_factory=dict)
+    repeatable: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Case:
 _FAMILIES = (
     "ozone.bench.kernels.linear",
     "ozone.bench.kernels.elementwise",
+    "ozone.bench.kernels.sampling",
     "ozone.bench.kernels.overhead",
 )
 

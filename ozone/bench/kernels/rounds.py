@@ -79,9 +79,9 @@ class Rounds:
 def measure(work: Work, limits: Limits, plan: Plan) -> Rounds:
     """Run all contestants of a case in turns."""
     rounds = Rounds(work, peers={name: [] for name in work.peers})
-    launches = [Launches([call]) for call in work.calls]
+    launches = [Launches([call]) for call in work.calls] if work.repeatable else []
     ours = [_Slice(work.calls, rounds.call)]
-    if len(launches[0]):
+    if launches and len(launches[0]):
         ours.append(_Slice([recorded.run for recorded in launches], rounds.kernel))
     peers = [_Slice(calls, rounds.peers[name]) for name, calls in work.peers.items()]
     for contestant in (*ours, *peers):
