@@ -84,18 +84,15 @@ __attribute__((noinline)) void add_panel(float* sums, const Tile& x, const uint8
                 float* total = sums + v * kLanes;
                 for (int64_t t = 0; t < x.tokens; ++t, total += kPanelRows) {
                     const int8_t* bytes = reinterpret_cast<const int8_t*>(columns + t * kGroupCols);
-                    I32 low = splat_int(Type::kHasMin ? 0 : read<int32_t>(extras + t * 8));
-                    I32 high = Type::kHalfScales ? splat_int(read<int32_t>(extras + t * 8 + 4)) : low;
-#pragma GCC unroll 8
-                    for (int s = 0; s < kGroupSteps; ++s) {
-                        const Activations one = broadcast(bytes + s * 4);
-                        if (Type::kHalfScales && s >= kGroupSteps / 2)
-                            high = dot(high, w.weights[s], one);
-                        else
-                            low = dot(low, w.weights[s], one);
-                    }
+                    const I32 start = splat_int(Type::kHasMin ? 0 : read<int32_t>(extras + t * 8));
+                    constexpr int kSteps = Type::kHalfScales ? kGroupSteps / 2 : kGroupSteps;
+                    const I32 low = dot_steps<Type::kBits, kSteps>(start, w.weights, bytes);
                     F32 product = to_floats(low) * w.scales[0];
-                    if (Type::kHalfScales) product = fma(to_floats(high), w.scales[1], product);
+                    if constexpr (Type::kHalfScales) {
+                        const I32 upper = splat_int(read<int32_t>(extras + t * 8 + 4));
+                        const I32 high = dot_steps<Type::kBits, kSteps>(upper, w.weights + kSteps, bytes + kSteps * 4);
+                        product = fma(to_floats(high), w.scales[1], product);
+                    }
                     F32 next = fma(product, splat(read<float>(scales + t * 4)), load(total));
                     if (Type::kHasMin) next = fma(w.min, splat(read<float>(extras + t * 8)), next);
                     store(total, next);
