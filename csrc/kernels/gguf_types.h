@@ -157,6 +157,12 @@ OZONE_INLINE Group take_apart(const uint8_t* unit, int group, int row) {
     return g;
 }
 
+OZONE_INLINE uint32_t word(const void* from) {
+    uint32_t bytes;
+    std::memcpy(&bytes, from, 4);
+    return bytes;
+}
+
 // One row of one group as numbers.
 template <typename Type>
 void dequantize(float* values, const uint8_t* unit, int64_t group, int64_t row) {
@@ -180,45 +186,33 @@ void dequantize(float* values, const uint8_t* unit, int64_t group, int64_t row) 
     }
     const uint8_t* high = at + Type::kScales * Type::kScaleBytes + row * 4;
     const uint8_t* low = Type::kBits == 8 ? high : high + (Type::kBits - 4) * kLine;
-    for (int i = 0; i < kGroupCols; ++i) {
-        const int step = i / 4, byte = i % 4;
-        int weight;
-        if constexpr (Type::kBits == 8) {
-            weight = low[step * kLine + byte];
-        } else {
-            weight = low[step % 4 * kLine + byte] >> (step < 4 ? 0 : 4) & 15;
-            if constexpr (Type::kBits == 5) weight |= (high[byte] >> step & 1) << 4;
-            if constexpr (Type::kBits == 6) weight |= (high[step / 4 * kLine + byte] >> step % 4 * 2 & 3) << 4;
-        }
-        values[i] = static_cast<float>(weight - Type::kOffset) * scales[i / (kGroupCols / 2)] + min;
+    uint32_t weights[kGroupSteps];
+#pragma GCC unroll 8
+    for (int step = 0; step < kGroupSteps; ++step) {
+        uint32_t weight = word(low + (Type::kBits == 8 ? step : step % 4) * kLine);
+        if constexpr (Type::kBits < 8) weight = weight >> (step < 4 ? 0 : 4) & 0x0f0f0f0f;
+        if constexpr (Type::kBits == 5) weight |= (word(high) >> step & 0x01010101) << 4;
+        if constexpr (Type::kBits == 6) weight |= (word(high + step / 4 * kLine) >> step % 4 * 2 & 0x03030303) << 4;
+        weights[step] = weight;
+    }
+    uint8_t bytes[kGroupCols];
+    std::memcpy(bytes, weights, sizeof bytes);
+    for (int i = 0; i < kGroupCols; i += kLanes) {
+        const F32 integers = load_bytes<uint8_t>(bytes + i) - splat(static_cast<float>(Type::kOffset));
+        store(values + i, integers * splat(scales[i / (kGroupCols / 2)]) + splat(min));
     }
 }
 
-// What a block of a GGUF file says of its group `group`.
+// What a block of a K type in a GGUF file says of its group `group`.
 struct BlockGroup {
     uint8_t weights[kGroupCols];  // unsigned
-    uint8_t scales[4];            // what becomes the group's scales and minimum
+    uint8_t scales[2];            // factors of the block's scale, or of its scale and its minimum
 };
 
 template <typename Type>
 OZONE_INLINE BlockGroup block_group(const uint8_t* block, int group) {
     BlockGroup g;
-    if constexpr (!Type::kIsK) {
-        // Scale, minimum, fifth bits, low bits: the first 16 columns below, the others above.
-        constexpr int kScaleBytes = Type::kHasMin ? 4 : 2;
-        std::memcpy(g.scales, block, kScaleBytes);
-        const uint8_t* low = block + kScaleBytes + (Type::kBits == 5 ? 4 : 0);
-        if constexpr (Type::kBits == 8) {
-            for (int i = 0; i < kGroupCols; ++i) g.weights[i] = low[i] ^ 0x80;
-        } else {
-            for (int i = 0; i < 16; ++i) g.weights[i] = low[i] & 15, g.weights[i + 16] = low[i] >> 4;
-        }
-        if constexpr (Type::kBits == 5) {
-            uint32_t fifth;
-            std::memcpy(&fifth, block + kScaleBytes, 4);
-            for (int i = 0; i < kGroupCols; ++i) g.weights[i] |= (fifth >> i & 1) << 4;
-        }
-    } else if constexpr (Type::kHalfScales) {
+    if constexpr (Type::kHalfScales) {
         // 128 bytes of low and 64 of upper bits, in halves of four groups; 16 scales; the block's scale.
         const int half = group / 4, quarter = group % 4;
         const uint8_t* low = block + half * 64 + quarter % 2 * 32;
@@ -245,44 +239,72 @@ OZONE_INLINE BlockGroup block_group(const uint8_t* block, int group) {
     return g;
 }
 
-// Puts a block of a GGUF file into a unit, as the row `row` of its panel.
+// Bits i of 32 as bits i / 4 of bytes i % 4.
+OZONE_INLINE uint32_t by_bytes(uint32_t bits) {
+    uint32_t result = 0;
+#pragma GCC unroll 8
+    for (int step = 0; step < kGroupSteps; ++step)
+        result |= ((bits >> step * 4 & 15) * 0x00204081 & 0x01010101) << step;  // a bit to each byte
+    return result;
+}
+
+// Writes four bytes of a line and goes to the next.
+OZONE_INLINE void put(uint8_t*& line, uint32_t bytes) {
+    std::memcpy(line, &bytes, 4);
+    line += kLine;
+}
+
 template <typename Type>
-OZONE_INLINE void pack_block(uint8_t* unit, int64_t row, const uint8_t* block) {
-    if constexpr (Type::kIsK) {
-        constexpr int64_t kHead = Type::kHalfScales ? 208 : 0;
-        for (int i = 0; i < 1 + Type::kHasMin; ++i)
-            std::memcpy(unit + i * kPanelRows * 2 + row * 2, block + kHead + i * 2, 2);
+OZONE_INLINE void pack_simple_block(uint8_t* unit, int64_t row, const uint8_t* block) {
+    // Scale, minimum, fifth bits, low bits: the first 16 columns below, the others above.
+    for (int i = 0; i < Type::kScales; ++i)
+        std::memcpy(unit + i * Type::kScaleBytes + row * 2, block + i * 2, 2);
+    const uint8_t* from = block + Type::kScales * 2;
+    uint8_t* line = unit + Type::kScales * Type::kScaleBytes + row * 4;
+    if constexpr (Type::kBits == 5) {
+        put(line, by_bytes(word(from)));
+        from += 4;
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < (Type::kBits == 8 ? 8 : 4); ++i)
+        put(line, word(from + i * 4) ^ (Type::kBits == 8 ? 0x80808080 : 0));
+}
+
+template <typename Type>
+OZONE_INLINE void pack_k_block(uint8_t* unit, int64_t row, const uint8_t* block) {
+    constexpr int64_t kHead = Type::kHalfScales ? 208 : 0;
+    for (int i = 0; i < 1 + Type::kHasMin; ++i)
+        std::memcpy(unit + i * kPanelRows * 2 + row * 2, block + kHead + i * 2, 2);
     for (int group = 0; group < Type::kGroups; ++group) {
         const BlockGroup g = block_group<Type>(block, group);
         uint8_t* at = unit + Type::kHeadBytes + group * Type::kGroupBytes;
-        constexpr int kBytes = Type::kIsK ? 1 : 2;
-        for (int i = 0; i < Type::kScales; ++i, at += Type::kScaleBytes)
-            std::memcpy(at + row * kBytes, g.scales + i * kBytes, kBytes);
+        for (int i = 0; i < Type::kScales; ++i) at[i * kPanelRows + row] = g.scales[i];
+        uint8_t* line = at + Type::kScales * kPanelRows + row * 4;
         uint32_t weights[kGroupSteps];
         std::memcpy(weights, g.weights, sizeof weights);
-        const auto put = [&](uint32_t bytes) {
-            std::memcpy(at + row * 4, &bytes, 4);
-            at += kLine;
-        };
-        if constexpr (Type::kBits == 8) {
-            for (int step = 0; step < kGroupSteps; ++step) put(weights[step]);
-            continue;
-        }
         if constexpr (Type::kBits == 5) {
             uint32_t fifth = 0;
             for (int step = 0; step < kGroupSteps; ++step) fifth |= (weights[step] >> 4 & 0x01010101) << step;
-            put(fifth);
+            put(line, fifth);
         }
         if constexpr (Type::kBits == 6) {
             for (int half = 0; half < 2; ++half) {
                 uint32_t upper = 0;
                 for (int i = 0; i < 4; ++i) upper |= (weights[half * 4 + i] >> 4 & 0x03030303) << 2 * i;
-                put(upper);
+                put(line, upper);
             }
         }
-        for (int i = 0; i < 4; ++i) put((weights[i] & 0x0f0f0f0f) | (weights[i + 4] & 0x0f0f0f0f) << 4);
+        for (int i = 0; i < 4; ++i) put(line, (weights[i] & 0x0f0f0f0f) | (weights[i + 4] & 0x0f0f0f0f) << 4);
     }
+}
+
+// Puts a block of a GGUF file into a unit, as the row `row` of its panel.
+template <typename Type>
+OZONE_INLINE void pack_block(uint8_t* unit, int64_t row, const uint8_t* block) {
+    if constexpr (Type::kIsK)
+        pack_k_block<Type>(unit, row, block);
+    else
+        pack_simple_block<Type>(unit, row, block);
 }
 
 }  // namespace ozone::OZONE_ISA

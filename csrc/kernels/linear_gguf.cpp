@@ -15,6 +15,8 @@ constexpr int64_t kTileTokens = 64;
 // Activations are put in order for so many tokens at a time that they stay in a second-level cache.
 constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kMostBlockTokens = 512;
+// Packed bytes that one row after the other is put into.
+constexpr int64_t kPackBytes = 16 << 10;
 // How far ahead weights are asked for.
 constexpr int64_t kAheadBytes = 8 << 10;
 
@@ -201,11 +203,22 @@ void run(const PackGguf& p, int rank, int size) {
     with_gguf_type(p.type, [&]<typename Type>(Type) {
         const int64_t units = p.cols / (kGroupCols * Type::kGroups);
         const Share share = share_of(p.rows, rank, size);
-        const uint8_t* block = p.blocks + share.begin * units * Type::kBlockBytes;
-        for (int64_t row = p.row + share.begin; row < p.row + share.end; ++row) {
-            uint8_t* unit = p.packed + row / kPanelRows * units * Type::kUnitBytes;
-            for (int64_t i = 0; i < units; ++i, unit += Type::kUnitBytes, block += Type::kBlockBytes)
-                pack_block<Type>(unit, row % kPanelRows, block);
+        const int64_t row_bytes = units * Type::kBlockBytes;
+        // A few units of a panel at a time, so that they stay in a first-level cache while rows fill them.
+        const int64_t most = kPackBytes < Type::kUnitBytes ? 1 : kPackBytes / Type::kUnitBytes;
+        for (int64_t begin = p.row + share.begin, end; begin < p.row + share.end; begin = end) {
+            end = (begin / kPanelRows + 1) * kPanelRows;
+            end = end < p.row + share.end ? end : p.row + share.end;
+            uint8_t* panel = p.packed + begin / kPanelRows * units * Type::kUnitBytes;
+            for (int64_t first = 0; first < units; first += most) {
+                const int64_t last = first + most < units ? first + most : units;
+                for (int64_t row = begin; row < end; ++row) {
+                    const uint8_t* blocks = p.blocks + (row - p.row) * row_bytes;
+                    for (int64_t unit = first; unit < last; ++unit)
+                        pack_block<Type>(panel + unit * Type::kUnitBytes, row % kPanelRows,
+                                         blocks + unit * Type::kBlockBytes);
+                }
+            }
         }
     });
 }

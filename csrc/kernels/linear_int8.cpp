@@ -163,15 +163,27 @@ void run(const LinearInt8& p, int rank, int size) {
 }
 
 void run(const PackInt8& p, int rank, int size) {
-    const int64_t steps = (p.cols + kStep - 1) / kStep;
+    const int64_t steps = (p.cols + kStep - 1) / kStep, whole_steps = p.cols / kStep;
     const Share share = share_of(p.rows, rank, size);
-    for (int64_t i = share.begin; i < share.end; ++i) {
-        const int64_t row = p.row + i;
-        uint8_t* to = p.packed + ((row / kPanelRows) * steps * kPanelRows + row % kPanelRows) * kStep;
-        const int8_t* from = p.weight + i * p.stride;
-        for (int64_t step = 0; step < steps; ++step, to += kPanelRows * kStep)
-            for (int64_t j = 0; j < kStep && step * kStep + j < p.cols; ++j)
-                to[j] = static_cast<uint8_t>(from[step * kStep + j] + 128);
+    // So many columns of a panel at a time that they stay in a first-level cache while rows fill them.
+    constexpr int64_t kSteps = 64;
+    for (int64_t begin = p.row + share.begin, end; begin < p.row + share.end; begin = end) {
+        end = (begin / kPanelRows + 1) * kPanelRows;
+        end = end < p.row + share.end ? end : p.row + share.end;
+        for (int64_t first = 0; first < steps; first += kSteps) {
+            for (int64_t row = begin; row < end; ++row) {
+                const int8_t* from = p.weight + (row - p.row) * p.stride;
+                uint8_t* panel = p.packed + row / kPanelRows * steps * kStepBytes + row % kPanelRows * kStep;
+                for (int64_t step = first; step < first + kSteps && step < whole_steps; ++step) {
+                    uint32_t bytes;
+                    std::memcpy(&bytes, from + step * kStep, kStep);
+                    bytes ^= 0x80808080;
+                    std::memcpy(panel + step * kStepBytes, &bytes, kStep);
+                }
+                for (int64_t i = whole_steps * kStep; first + kSteps >= steps && i < p.cols; ++i)
+                    panel[whole_steps * kStepBytes + i % kStep] = static_cast<uint8_t>(from[i] + 128);
+            }
+        }
     }
 }
 
