@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,3 +19,12 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _NATIVE.set_isa(request.param)
     yield request.param
     _NATIVE.set_isa(before)
+
+
+@pytest.fixture
+def set_num_threads() -> Iterator[Callable[[int], None]]:
+    """Sets the size of the thread team; it is as before after the test."""
+    assert _NATIVE is not None
+    before = _NATIVE.num_threads()
+    yield _NATIVE.set_num_threads
+    _NATIVE.set_num_threads(before)

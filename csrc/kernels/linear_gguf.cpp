@@ -2,6 +2,7 @@
 
 #include "kernels/gguf_types.h"
 #include "kernels/panel.h"
+#include "kernels/product.h"
 #include "kernels/share.h"
 #include "kernels/simd.h"
 #include "runtime/team.h"
@@ -12,6 +13,8 @@ namespace {
 // Tokens whose sums with a panel stay in a first-level cache (12 KB) while the panel streams past: weights are
 // taken apart once for all of them.
 constexpr int64_t kTileTokens = 64;
+// Tokens that a rank takes at least, where tokens are divided among ranks.
+constexpr int kRankTokens = 16;
 // Activations are put in order for so many tokens at a time that they stay in a second-level cache.
 constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kMostBlockTokens = 512;
@@ -127,16 +130,11 @@ void multiply(const LinearGguf& p, int64_t rows, int64_t first, int64_t tokens, 
             for (int64_t i = 0; i < in_tile; ++i) {
                 // A segment may end inside of the panel, so `rows` says where, and addresses are the token's own.
                 const int64_t at = (first + t + i) * rows * (p.dtype == static_cast<int64_t>(DType::f32) ? 4 : 2);
-                Output token{static_cast<std::byte*>(p.out) + at, p.bias, nullptr, end, p.dtype};
+                Output token{static_cast<std::byte*>(p.out) + at, p.bias, nullptr,
+                             end, p.dtype, static_cast<float>(p.softcap)};
                 if (p.residual) token.residual = static_cast<const std::byte*>(p.residual) + at;
                 F32 products[kPanelVectors];
-                for (int v = 0; v < kPanelVectors; ++v) {
-                    products[v] = load(sums + i * kPanelRows + v * kLanes);
-                    if (p.softcap != 0) {
-                        const F32 cap = splat(static_cast<float>(p.softcap));
-                        products[v] = tanh(products[v] / cap) * cap;
-                    }
-                }
+                for (int v = 0; v < kPanelVectors; ++v) products[v] = load(sums + i * kPanelRows + v * kLanes);
                 finish(token, 0, row + panel * kPanelRows, products);
             }
         }
@@ -156,16 +154,17 @@ void run(const LinearGguf& p, int rank, int size) {
     int64_t block = kBlockBytes / token_bytes;
     block = block < kTileTokens ? kTileTokens : block > kMostBlockTokens ? kMostBlockTokens : block;
     block = block * token_bytes > room ? room / token_bytes : block;
-    const int64_t blocks = (p.tokens + block - 1) / block;
-    const Share share = share_of(blocks * panels, rank, size);
+    const Division share = divide(panels, p.tokens, kRankTokens, rank, size);
+    const int64_t tokens = share.tokens.end - share.tokens.begin, blocks = (tokens + block - 1) / block;
     for (int64_t b = 0; b < blocks; ++b) {
-        const int64_t first = p.tokens * b / blocks, last = p.tokens * (b + 1) / blocks;
+        const int64_t first = share.tokens.begin + tokens * b / blocks;
+        const int64_t last = share.tokens.begin + tokens * (b + 1) / blocks;
         const uint8_t* weight = p.weight;
-        int64_t row = 0, before = b * panels;
+        int64_t row = 0, before = 0;
         for (const auto& segment : p.segments) {
             if (segment.rows == 0) continue;
             const int64_t own_panels = (segment.rows + kPanelRows - 1) / kPanelRows;
-            const int64_t begin = share.begin - before, end = share.end - before;
+            const int64_t begin = share.panels.begin - before, end = share.panels.end - before;
             const Share own{begin < 0 ? 0 : begin, end > own_panels ? own_panels : end};
             with_gguf_type(segment.type, [&]<typename Type>(Type) {
                 if (own.begin < own.end)

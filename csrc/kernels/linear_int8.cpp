@@ -2,6 +2,7 @@
 
 #include "kernels/dot8.h"
 #include "kernels/panel.h"
+#include "kernels/product.h"
 #include "kernels/share.h"
 #include "kernels/simd.h"
 #include "runtime/team.h"
@@ -150,15 +151,14 @@ void multiply(const LinearInt8& p, int64_t first, int64_t tokens, Share panels) 
 }  // namespace
 
 void run(const LinearInt8& p, int rank, int size) {
-    int64_t block = kBlockBytes / p.cols / 8 * 8;
+    int64_t block = kBlockBytes / p.cols;
     block = block < kLeastBlockTokens ? kLeastBlockTokens : block > kMostBlockTokens ? kMostBlockTokens : block;
-    const int64_t panels = (p.rows + kPanelRows - 1) / kPanelRows, blocks = (p.tokens + block - 1) / block;
-    const Share share = share_of(blocks * panels, rank, size);
+    const int64_t panels = (p.rows + kPanelRows - 1) / kPanelRows;
+    const Division own = divide(panels, p.tokens, kTileTokens, rank, size);
+    const int64_t tokens = own.tokens.end - own.tokens.begin, blocks = (tokens + block - 1) / block;
     for (int64_t b = 0; b < blocks; ++b) {
-        const int64_t first = p.tokens * b / blocks, last = p.tokens * (b + 1) / blocks;
-        const int64_t begin = share.begin - b * panels, end = share.end - b * panels;
-        const Share own{begin < 0 ? 0 : begin, end > panels ? panels : end};
-        if (own.begin < own.end) multiply(p, first, last - first, own);
+        const int64_t first = own.tokens.begin + tokens * b / blocks, last = own.tokens.begin + tokens * (b + 1) / blocks;
+        multiply(p, first, last - first, own.panels);
     }
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,20 @@ def test_a_row_of_a_batch_equals_the_row_alone(isa: str, kind: str) -> None:
         some = (part[first:last] for part in quantized)
         part = linear_gguf(*some, packed, segments, None, None, 96, torch.float32)
         assert torch.equal(part, whole[first:last])
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 100])
+def test_any_number_of_threads_gives_the_same_numbers(
+    tokens: int, set_num_threads: Callable[[int], None]
+) -> None:
+    parts = [("Q4_K", 100), ("Q6_K", 60)]
+    packed = pack_gguf([(kind, _blocks(kind, rows, 512)) for kind, rows in parts], 512)
+    quantized = quantize_int8_group(torch.randn(tokens, 512), 32)
+    results = []
+    for threads in (1, 2, 3, 7):
+        set_num_threads(threads)
+        results.append(linear_gguf(*quantized, packed, gguf_segments(parts), None, None, 160, torch.float32))
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("kind", GGUF_PACKINGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +58,26 @@ def test_batches_too_large_for_a_cache_are_multiplied_in_blocks(isa: str) -> Non
     x, weight = _integers(140, 9001), _integers(50, 9001)
     arguments = (x, torch.rand(140, 1), pack_int8([weight]), torch.rand(50), None, None, 50, torch.float32)
     assert torch.equal(linear_int8(*arguments), _reference(*arguments))
+
+
+@pytest.mark.parametrize("tokens", [1, 70])
+def test_any_number_of_threads_gives_the_same_numbers(
+    tokens: int, set_num_threads: Callable[[int], None]
+) -> None:
+    x, weight = _integers(tokens, 300), _integers(400, 300)
+    arguments = (
+        x,
+        torch.rand(tokens, 1),
+        pack_int8([weight]),
+        torch.rand(400),
+        None,
+        None,
+        400,
+        torch.float32,
+    )
+    for threads in (1, 2, 3, 7):
+        set_num_threads(threads)
+        assert torch.equal(linear_int8(*arguments), _reference(*arguments))
 
 
 def test_stacked_parts_keep_their_rows() -> None:
