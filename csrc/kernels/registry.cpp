@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "kernels/activation.h"
+#include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/linear_float.h"
@@ -16,6 +17,7 @@
 #include "kernels/norm.h"
 #include "kernels/pack.h"
 #include "kernels/quantize.h"
+#include "kernels/rotary.h"
 #include "kernels/sampling.h"
 
 // The variants are compiled from the same sources in a namespace each; see CMakeLists.txt.

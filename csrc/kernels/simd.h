@@ -91,11 +91,15 @@ OZONE_INLINE float sum(F32 x) {
 }
 
 OZONE_INLINE float largest(F32 x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
     float found[kLanes];
     std::memcpy(found, &x, sizeof x);
     for (int width = kLanes / 2; width; width /= 2)
         for (int i = 0; i < width; ++i) found[i] = scalar_max(found[i], found[i + width]);
     return found[0];
+#endif
 }
 
 OZONE_INLINE int32_t largest(I32 x) {
@@ -311,15 +315,16 @@ OZONE_INLINE I32 widen(const void* from) {
 #endif
 }
 
-// e4m3: exact.
-OZONE_INLINE F32 load(const e4m3* from) {
-    const I32 code = widen(from), magnitude = (code & 0x7f) << 20;
+// The numbers whose e4m3 codes are in the low byte of each lane; exact.
+OZONE_INLINE F32 e4m3_value(I32 code) {
+    const I32 magnitude = (code & 0x7f) << 20;
     // The exponent is rebased. Below 2^-6 there is no implicit one: 2^-6 (1 + m / 8) - 2^-6 has no need of it,
     // and makes no float that is subnormal on its way, which some CPUs are slow at.
     const F32 normal = (F32)(magnitude + (120 << 23)), small = (F32)(magnitude + (121 << 23)) - 0.015625f;
     const I32 value = select(magnitude < (8 << 20), (I32)small, (I32)normal);
     return (F32)(select(magnitude == (0x7f << 20), I32{} + 0x7fc00000, value) | ((code & 0x80) << 24));
 }
+OZONE_INLINE F32 load(const e4m3* from) { return e4m3_value(widen(from)); }
 // To nearest, ties to even; what is too large becomes the largest, NaN stays NaN.
 OZONE_INLINE void store(e4m3* to, F32 x) {
     const F32 magnitude = min(abs(x), splat(448.0f));  // of NaN too, which comes in at the end

@@ -1,0 +1,538 @@
+#include "kernels/attention.h"
+
+#include <cstddef>
+
+#include "kernels/attention_tile.h"
+#include "kernels/kv_tile.h"
+#include "kernels/share.h"
+#include "kernels/simd.h"
+#include "runtime/team.h"
+
+namespace ozone::OZONE_ISA {
+namespace {
+
+// Keys between two looks at the softmax. Steps begin at multiples of it, so that what a row gets does not depend
+// on the rows beside it.
+constexpr int64_t kStepKeys = 128;
+constexpr int64_t kStepTiles = kStepKeys / kTilePositions;
+// Rows (new tokens times query heads that share a KV head) that see a tile of keys together.
+constexpr int64_t kBlockRows = 48;
+// Floats that a row of probabilities or scores takes.
+constexpr int64_t kRowFloats = kStepKeys;
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+// ---- how requests are cut ----
+
+struct Chunks {
+    int64_t begin, length, count;  // the c-th chunk is [begin + c length, begin + (c + 1) length), as far as it goes
+};
+
+// What the last of `seen_to` positions sees, cut into chunks of whole tiles.
+Chunks chunks_of(int64_t seen_to, int64_t window) {
+    const int64_t first = window && window < seen_to ? seen_to - window : 0;
+    const int64_t begin = first / kTilePositions * kTilePositions, span = seen_to - begin;
+    int64_t count = (span + kChunkPositions - 1) / kChunkPositions;
+    if (count > kMaxChunks) count = kMaxChunks;
+    const int64_t tiles = (span + kTilePositions - 1) / kTilePositions;
+    const int64_t length = (tiles + count - 1) / count * kTilePositions;
+    return {begin, length, (span + length - 1) / length};
+}
+
+// Query heads that share a KV head, in slices of at most kBlockRows.
+struct Slices {
+    int64_t group, length, count;
+};
+Slices slices_of(const Attention& p) {
+    const int64_t group = p.heads / p.kv_heads, count = (group + kBlockRows - 1) / kBlockRows;
+    return {group, (group + count - 1) / count, count};
+}
+
+// One piece of work: some rows of one request and KV head against a range of keys.
+struct Item {
+    int64_t request, kv_head;
+    int64_t head, heads;            // query heads
+    int64_t token, tokens;          // rows of q
+    int64_t position;               // of the first of these tokens in its request
+    int64_t first_key, end_key;     // first_key is a multiple of 16
+    float* partial;                 // of the first head, or null where the result is whole
+};
+
+// ---- one item ----
+
+// The parts of scratch memory.
+template <typename Form>
+struct Workspace {
+    using Element = typename Form::Element;
+    using Scalar = typename Form::Scalar;
+
+    float* scores;         // [kBlockRows][kStepKeys]
+    Element* probabilities;  // the same
+    float* out;            // [kBlockRows][columns]
+    Scalar* queries;       // [rows / kRows][steps][kRows]
+    Element* keys;         // decoded: [kStepTiles][16 * columns]
+    Element* values;
+    Element* last_values;  // a tile that is not full
+    float* factors;        // [kStepKeys]: of scores
+    float* value_scales;   // [kStepKeys], of int8
+
+    Workspace(int64_t columns) {
+        std::byte* at = scratch();
+        const auto take = [&]<typename T>(T*& part, int64_t count) {
+            part = reinterpret_cast<T*>(at);
+            at += (count * sizeof(T) + 63) / 64 * 64;
+        };
+        take(scores, kBlockRows * kRowFloats);
+        take(probabilities, kBlockRows * kStepKeys);
+        take(queries, kBlockRows * columns);
+        take(out, kBlockRows * columns);
+        take(factors, kStepKeys);
+        take(value_scales, kStepKeys);
+        take(last_values, kTilePositions * columns);
+        take(keys, kStepKeys * columns);
+        take(values, kStepKeys * columns);
+    }
+};
+
+// Where the tiles of a range of keys lie.
+template <typename C>
+struct Tiles {
+    const C* keys[2 * kStepTiles + kAhead];
+    const C* values[2 * kStepTiles + kAhead];
+    int64_t scales[kStepTiles];  // where the scales of a tile begin
+    int64_t count;
+};
+
+template <typename Form, typename C>
+class Task {
+    using Element = typename Form::Element;
+    using Scalar = typename Form::Scalar;
+    static constexpr bool kDirect = __is_same(Element, C);
+    static constexpr bool kScaledByPosition = __is_same(C, int8_t);
+
+  public:
+    Task(const Attention& p, const Item& item)
+        : p_(p), item_(item), columns_(padded(p.head_dim)), rows_(item.tokens * item.heads), work_(columns_) {}
+
+    void operator()() {
+        prefetch_queries();
+        float scale = static_cast<float>(p_.scale);
+        if (p_.softcap == 0) scale *= kLog2E;
+        if (__is_same(C, e4m3)) scale *= p_.kv_scales[0];
+        for (int64_t i = 0; i < kStepKeys; ++i) work_.factors[i] = scale;
+        for (int64_t row = 0; row < rows_; ++row) {
+            positions_[row] = item_.position + row / item_.heads;
+            largest_[row] = kMinusInfinity;
+            store_wide(sums_[row], 0);
+            for (int64_t i = 0; i < columns_; i += kLanes) store(work_.out + row * columns_ + i, splat(0));
+        }
+        pack_queries();
+        for (int64_t key = item_.first_key; key < item_.end_key; key += kStepKeys) step(key, scale);
+        finish();
+    }
+
+  private:
+    OZONE_INLINE int64_t step_count() const { return columns_ / Form::kPack; }
+
+    static OZONE_INLINE void store_wide(float* to, float x) {
+        for (int i = 0; i < kTilePositions; i += kLanes) store(to + i, splat(x));
+    }
+
+    // Calls `body(row, q)` for the query of each row. Rows go by tokens, and within a token by heads.
+    template <typename T, typename Body>
+    OZONE_INLINE void each_query(Body body) const {
+        int64_t row = 0;
+        for (int64_t token = item_.token; token < item_.token + item_.tokens; ++token)
+            for (int64_t head = item_.head; head < item_.head + item_.heads; ++head)
+                body(row++, static_cast<const T*>(p_.q) + token * p_.q_stride + head * p_.q_head_stride);
+    }
+
+    void prefetch_queries() const {
+        with_type(p_.dtype, [&]<typename T>(T) {
+            each_query<T>([&](int64_t, const T* q) {
+                for (int64_t i = 0; i < p_.head_dim; i += 64 / sizeof(T)) __builtin_prefetch(q + i);
+            });
+        });
+    }
+
+    void pack_queries() {
+        with_type(p_.dtype, [&]<typename T>(T) {
+            Element row[kMaxColumns];
+            each_query<T>([&](int64_t r, const T* q) {
+                int64_t i = 0;
+                for (; i + kLanes <= p_.head_dim; i += kLanes) Form::store(row + i, load(q + i));
+                for (; i < columns_; i += kLanes)
+                    Form::store(row + i, load_some(q + i, p_.head_dim > i ? p_.head_dim - i : 0));
+                const int64_t block = r / kRows * kRows, left = rows_ - block, width = left < kRows ? left : kRows;
+                Scalar* to = work_.queries + block * step_count() + r % kRows;
+                for (int64_t step = 0; step < step_count(); ++step)
+                    std::memcpy(to + step * width, row + step * Form::kPack, sizeof(Scalar));
+            });
+        });
+    }
+
+    // The tiles of the keys of this step, and what is read after them, so that reading can run ahead.
+    void locate(int64_t key, int64_t count) {
+        tiles_.count = count;
+        const int64_t per_block = p_.block_size / kTilePositions, size = kTilePositions * columns_;
+        const int32_t* table = p_.block_tables + item_.request * p_.table_stride;
+        const int64_t end = (item_.end_key + kTilePositions - 1) / kTilePositions;
+        int64_t tile = key / kTilePositions, block = tile / per_block, within = tile % per_block;
+        for (int64_t i = 0; i < count + kAhead; ++i, ++tile) {
+            if (tile >= end) {  // nothing comes: what was just read is harmless to read again
+                tiles_.keys[i] = tiles_.keys[i - 1];
+                tiles_.values[i] = tiles_.values[i - 1];
+                continue;
+            }
+            const int64_t id = table[block];
+            const int64_t at = id * p_.block_stride + item_.kv_head * p_.head_stride + within * size;
+            if (i < count)
+                tiles_.scales[i] = ((id * p_.kv_heads + item_.kv_head) * per_block + within) * 2 * kTilePositions;
+            tiles_.keys[i] = static_cast<const C*>(p_.k_cache) + at;
+            tiles_.values[i] = static_cast<const C*>(p_.v_cache) + at;
+            if (++within == per_block) within = 0, ++block;
+        }
+        // After the keys of this step come its values, then the keys of the next.
+        for (int64_t i = 0; i < kAhead; ++i) {
+            const C* next_keys = tiles_.keys[count + i];
+            tiles_.keys[count + i] = tiles_.values[i < count ? i : count - 1];
+            tiles_.values[count + i] = next_keys;
+        }
+    }
+
+    void step(int64_t key, float scale) {
+        const int64_t left = item_.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
+        const int64_t count = (keys + kTilePositions - 1) / kTilePositions;
+        locate(key, count);
+        if constexpr (kScaledByPosition) read_scales(keys, count, scale);
+        score(count);
+        for (int64_t row = 0; row < rows_; ++row) mask_and_find_largest(row, key, keys);
+        rescale();
+        for (int64_t row = 0; row < rows_; ++row) exponentiate(row, count);
+        weigh_values(keys, count);
+    }
+
+    void read_scales(int64_t keys, int64_t count, float scale) {
+        for (int64_t tile = 0; tile < count; ++tile)
+            for (int64_t i = 0; i < kTilePositions; i += kLanes) {
+                const float* scales = p_.kv_scales + tiles_.scales[tile] + i;
+                store(work_.factors + tile * kTilePositions + i, load(scales) * scale);
+                store(work_.value_scales + tile * kTilePositions + i, load(scales + kTilePositions));
+            }
+        for (int64_t i = keys; i < count * kTilePositions; ++i) work_.value_scales[i] = 0;
+    }
+
+    void score(int64_t count) {
+        const Element* tiles[kStepTiles + kAhead];
+        for (int64_t i = 0; i < count + kAhead; ++i) {
+            if constexpr (kDirect) {
+                tiles[i] = tiles_.keys[i];
+            } else {
+                tiles[i] = work_.keys + (i < count ? i : count - 1) * kTilePositions * columns_;
+                if (i < count)
+                    decode_keys(work_.keys + i * kTilePositions * columns_, tiles_.keys[i], tiles_.keys[i + kAhead],
+                                columns_);
+            }
+        }
+        int64_t tile = 0;
+        for (; tile + kKeyTiles <= count; tile += kKeyTiles) score_tiles<kKeyTiles>(tile, tiles + tile);
+        if constexpr (kKeyTiles > 1)
+            for (; tile < count; ++tile) score_tiles<1>(tile, tiles + tile);
+    }
+
+    template <int N>
+    OZONE_INLINE void score_tiles(int64_t tile, const Element* const* tiles) {
+        for (int64_t row = 0; row < rows_; row += kRows)
+            with_rows(rows_ - row, [&]<int R>(Rows<R>) {
+                scores<Form, R, N>(work_.scores + row * kRowFloats + tile * kTilePositions, kRowFloats,
+                                   work_.queries + row * step_count(), tiles, step_count(),
+                                   work_.factors + tile * kTilePositions);
+            });
+    }
+
+    // Scores of keys that the row does not see become minus infinity; finds the tiles in which it sees any.
+    void mask_and_find_largest(int64_t row, int64_t key, int64_t keys) {
+        float* scores = work_.scores + row * kRowFloats;
+        int64_t end = positions_[row] + 1 - key, begin = p_.window ? end - p_.window : 0;
+        if (end > keys) end = keys;
+        if (begin < 0) begin = 0;
+        new_largest_[row] = largest_[row];
+        if (begin >= end) {
+            seen_[row] = {0, 0};
+            return;
+        }
+        const Seen seen{begin / kTilePositions, (end + kTilePositions - 1) / kTilePositions};
+        seen_[row] = seen;
+        if (p_.softcap != 0) soft_cap(scores, seen);
+        if (begin % kTilePositions) hide(scores, seen.begin * kTilePositions, begin, end);
+        if (end % kTilePositions) hide(scores, (seen.end - 1) * kTilePositions, begin, end);
+        F32 most = splat(kMinusInfinity);
+        for (int64_t i = seen.begin * kTilePositions; i < seen.end * kTilePositions; i += kLanes)
+            most = max(load(scores + i), most);
+        new_largest_[row] = scalar_max(largest_[row], largest(most));
+    }
+
+    struct Seen {
+        int64_t begin, end;  // tiles
+    };
+
+    void soft_cap(float* scores, const Seen& seen) const {
+        const F32 cap = splat(static_cast<float>(p_.softcap) * kLog2E);
+        const F32 inverse = splat(static_cast<float>(1.0 / p_.softcap));
+        for (int64_t i = seen.begin * kTilePositions; i < seen.end * kTilePositions; i += kLanes)
+            store(scores + i, tanh(load(scores + i) * inverse) * cap);
+    }
+
+    static OZONE_INLINE void hide(float* scores, int64_t tile, int64_t begin, int64_t end) {
+        for (int64_t i = tile; i < tile + kTilePositions; ++i)
+            if (i < begin || i >= end) scores[i] = kMinusInfinity;
+    }
+
+    // What was summed so far was relative to the largest score so far.
+    void rescale() {
+        for (int64_t row = 0; row < rows_; row += kLanes) {
+            const F32 before = load(largest_ + row), now = load(new_largest_ + row);
+            store(keep_ + row, select(now == before, splat(1), exp2(before - now)));
+            store(largest_ + row, now);
+        }
+    }
+
+    // 2^x, and zero where `exp2` would leave something of a key that is not seen.
+    static OZONE_INLINE F32 power(F32 x) {
+#if defined(__AVX512F__)
+        return exp2(x);
+#else
+        return select(x < -126.0f, splat(0), exp2(x));
+#endif
+    }
+
+    void exponentiate(int64_t row, int64_t count) {
+        const float* scores = work_.scores + row * kRowFloats;
+        Element* to = work_.probabilities + row * kStepKeys;
+        const F32 most = splat(largest_[row]), keep = splat(keep_[row]);
+        const Seen seen = seen_[row];
+        F32 sum[kSplit];
+        for (int s = 0; s < kSplit; ++s) sum[s] = load(sums_[row] + s * kLanes) * keep;
+        for (int64_t tile = 0; tile < count; ++tile)
+            for (int s = 0; s < kSplit; ++s) {
+                const int64_t i = tile * kTilePositions + s * kLanes;
+                F32 probability = splat(0);
+                if (tile >= seen.begin && tile < seen.end) {
+                    probability = power(load(scores + i) - most);
+                    sum[s] += probability;
+                    if constexpr (kScaledByPosition) probability *= load(work_.value_scales + i);
+                }
+                Form::store(to + i, probability);
+            }
+        for (int s = 0; s < kSplit; ++s) store(sums_[row] + s * kLanes, sum[s]);
+    }
+
+    void weigh_values(int64_t keys, int64_t count) {
+        const int64_t size = kTilePositions * columns_;
+        const Element* tiles[kStepTiles + kAhead];
+        for (int64_t i = 0; i < count + kAhead; ++i) {
+            if constexpr (kDirect) {
+                tiles[i] = tiles_.values[i];
+            } else {
+                tiles[i] = work_.values + (i < count ? i : count - 1) * size;
+                if (i < count)
+                    decode_values(work_.values + i * size, tiles_.values[i], tiles_.values[i + kAhead], columns_);
+            }
+        }
+        // Behind the last key lies what an earlier request left. Zero times that is not zero if it is a NaN.
+        if (keys % kTilePositions) {
+            std::memcpy(work_.last_values, tiles[count - 1], size * sizeof(Element));
+            clear_behind(work_.last_values, keys % kTilePositions);
+            tiles[count - 1] = work_.last_values;
+        }
+        for (int64_t row = 0; row < rows_; row += kRows)
+            with_rows(rows_ - row, [&]<int R>(Rows<R>) {
+                int64_t column = 0;
+                for (; column + kWide * kLanes <= columns_; column += kWide * kLanes)
+                    weigh<R, kWide>(row, column, tiles, count);
+                if constexpr (kWide == 4)
+                    for (; column + 2 * kLanes <= columns_; column += 2 * kLanes)
+                        weigh<R, 2>(row, column, tiles, count);
+                if constexpr (kLanes == 16)
+                    for (; column < columns_; column += kLanes) weigh<R, 1>(row, column, tiles, count);
+            });
+    }
+
+    template <int R, int V>
+    OZONE_INLINE void weigh(int64_t row, int64_t column, const Element* const* tiles, int64_t count) {
+        gather<Form, R, V>(work_.out + row * columns_, columns_, keep_ + row,
+                           reinterpret_cast<const Scalar*>(work_.probabilities + row * kStepKeys),
+                           kStepKeys / Form::kPack, tiles, count, column, columns_);
+    }
+
+    // Zeros for the positions of a tile of values from `position` on.
+    void clear_behind(Element* tile, int64_t position) const {
+        for (int64_t i = position; i < kTilePositions; ++i)
+            for (int64_t column = 0; column < columns_; ++column)
+                tile[i / Form::kPack * Form::kPack * columns_ + column * Form::kPack + i % Form::kPack] = Element{};
+    }
+
+    void finish() {
+        const float value_scale = __is_same(C, e4m3) ? p_.kv_scales[1] : 1.0f;
+        with_type(p_.dtype, [&]<typename T>(T) {
+            for (int64_t row = 0; row < rows_; ++row) {
+                const float* from = work_.out + row * columns_;
+                float sum = 0;
+                for (int i = 0; i < kTilePositions; ++i) sum += sums_[row][i];
+                const int64_t head = row % item_.heads, token = item_.token + row / item_.heads;
+                if (item_.partial) {
+                    float* to = item_.partial + head * p_.chunks * (kPartialHeader + columns_);
+                    to[0] = largest_[row];
+                    to[1] = sum;
+                    for (int64_t i = 0; i < columns_; i += kLanes)
+                        store(to + kPartialHeader + i, load(from + i) * value_scale);
+                } else {
+                    T* to = static_cast<T*>(p_.out) + (token * p_.heads + item_.head + head) * p_.head_dim;
+                    write_row(to, from, value_scale / sum, p_.head_dim);
+                }
+            }
+        });
+    }
+
+  public:
+    static constexpr int64_t kMaxColumns = 1024;
+
+    template <typename T>
+    static OZONE_INLINE void write_row(T* to, const float* from, float factor, int64_t count) {
+        int64_t i = 0;
+        for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i) * factor);
+        store_some(to + i, load_some(from + i, count - i) * factor, count - i);
+    }
+
+  private:
+    const Attention& p_;
+    const Item& item_;
+    const int64_t columns_, rows_;
+    const Workspace<Form> work_;
+    Tiles<C> tiles_;
+    alignas(64) float largest_[kBlockRows], new_largest_[kBlockRows], keep_[kBlockRows];
+    alignas(64) float sums_[kBlockRows][kTilePositions];
+    Seen seen_[kBlockRows];
+    int64_t positions_[kBlockRows];
+};
+
+// What a cache of type C is multiplied as.
+template <typename C>
+struct FormOf {
+#if defined(__AVX512BF16__)
+    using type = Pairs;
+#else
+    using type = Floats;
+#endif
+};
+template <>
+struct FormOf<float> {
+    using type = Floats;
+};
+template <>
+struct FormOf<f16> {
+    using type = Floats;
+};
+
+void attend(const Attention& p, const Item& item) {
+    with_cache_type(p.cache_dtype, [&]<typename C>(C) {
+        Task<typename FormOf<C>::type, C> task(p, item);
+        task();
+    });
+}
+
+// ---- all items ----
+
+// Calls `body(item, cost)` for every piece of work of request `i`, in an order that all ranks share.
+template <typename Body>
+OZONE_INLINE void each_item(const Attention& p, int64_t i, Body body) {
+    const int64_t first = p.query_start_loc[i], tokens = p.query_start_loc[i + 1] - first, length = p.seq_lens[i];
+    const Slices slices = slices_of(p);
+    for (int64_t kv_head = 0; kv_head < p.kv_heads; ++kv_head)
+        for (int64_t slice = 0; slice < slices.count; ++slice) {
+            const int64_t begin = slice * slices.length, left = slices.group - begin;
+            const int64_t heads = left < slices.length ? left : slices.length;
+            Item item{i, kv_head, kv_head * slices.group + begin, heads, first, 1, length - 1, 0, 0, nullptr};
+            if (tokens == 1) {
+                const Chunks chunks = chunks_of(length, p.window);
+                for (int64_t c = 0; c < chunks.count; ++c) {
+                    item.first_key = chunks.begin + c * chunks.length;
+                    item.end_key = item.first_key + chunks.length < length ? item.first_key + chunks.length : length;
+                    if (chunks.count > 1)
+                        item.partial = p.partials + ((i * p.heads + item.head) * p.chunks + c) *
+                                                        (kPartialHeader + padded(p.head_dim));
+                    body(item);
+                }
+                continue;
+            }
+            const int64_t most = kBlockRows / heads;
+            for (int64_t token = 0; token < tokens; token += most) {
+                item.tokens = tokens - token < most ? tokens - token : most;
+                item.token = first + token;
+                item.position = length - tokens + token;
+                const int64_t seen = p.window ? item.position + 1 - p.window : 0;
+                item.first_key = seen > 0 ? seen / kStepKeys * kStepKeys : 0;
+                item.end_key = item.position + item.tokens;
+                body(item);
+            }
+        }
+}
+
+// About how long an item takes, per key: reading it from memory costs as much as some rows of products.
+OZONE_INLINE int64_t cost_of(const Item& item) {
+    constexpr int64_t kReading = 8;
+    return (item.end_key - item.first_key + kTilePositions) * (kReading + item.tokens * item.heads);
+}
+
+}  // namespace
+
+// Every rank goes through the same list of items and takes those that begin in its share of the total cost.
+void run(const Attention& p, int rank, int size) {
+    int64_t total = 0;
+    if (size > 1)
+        for (int64_t i = 0; i < p.requests; ++i) each_item(p, i, [&](const Item& item) { total += cost_of(item); });
+    const int64_t begin = total * rank / size, end = total * (rank + 1) / size;
+    int64_t at = 0;
+    for (int64_t i = 0; i < p.requests; ++i)
+        each_item(p, i, [&](const Item& item) {
+            if (size == 1 || (at >= begin && at < end)) attend(p, item);
+            at += cost_of(item);
+        });
+}
+
+void run(const AttentionMerge& p, int rank, int size) {
+    const int64_t columns = padded(p.head_dim), width = kPartialHeader + columns;
+    const Share heads = share_of(p.requests * p.heads, rank, size);
+    for (int64_t at = heads.begin; at < heads.end; ++at) {
+        const int64_t i = at / p.heads, first = p.query_start_loc[i];
+        if (p.query_start_loc[i + 1] - first != 1) continue;
+        const int64_t count = chunks_of(p.seq_lens[i], p.window).count;
+        if (count == 1) continue;
+        const float* partials = p.partials + at * p.chunks * width;
+        float weights[kMaxChunks];
+        for (int64_t c = 0; c < kMaxChunks; ++c) weights[c] = c < count ? partials[c * width] : kMinusInfinity;
+        F32 most = splat(kMinusInfinity);
+        for (int64_t c = 0; c < kMaxChunks; c += kLanes) most = max(load(weights + c), most);
+        const float top = largest(most);
+        for (int64_t c = 0; c < kMaxChunks; c += kLanes) store(weights + c, exp2(load(weights + c) - top));
+        float sum = 0;
+        for (int64_t c = 0; c < count; ++c) sum += weights[c] * partials[c * width + 1];
+        with_type(p.dtype, [&]<typename T>(T) {
+            T* out = static_cast<T*>(p.out) + (first * p.heads + at % p.heads) * p.head_dim;
+            for (int64_t column = 0; column < p.head_dim; column += kLanes) {
+                F32 total = splat(0);
+                for (int64_t c = 0; c < count; ++c)
+                    total = fma(load(partials + c * width + kPartialHeader + column), splat(weights[c]), total);
+                total = total * (1.0f / sum);
+                const int64_t left = p.head_dim - column;
+                if (left >= kLanes) {
+                    store(out + column, total);
+                } else {
+                    store_some(out + column, total, left);
+                }
+            }
+        });
+    }
+}
+
+}  // namespace ozone::OZONE_ISA
