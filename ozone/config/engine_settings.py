@@ -12,12 +12,17 @@ MAX_LEN = "model.max_model_len"
 DTYPE = "model.dtype"
 QUANTIZATION = "model.quantization"
 KV_BYTES = "cache.kv_cache_memory_bytes"
+KV_DTYPE = "cache.kv_cache_dtype"
 BLOCK = "cache.block_size"
 TOKENS = "scheduler.max_num_batched_tokens"
 SEQS = "scheduler.max_num_seqs"
 CHUNKED = "scheduler.enable_chunked_prefill"
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Of the KV cache: its types have those of activations among them.
+KV_ITEM_BYTES = {**ITEM_BYTES, "int8": 1, "fp8": 1}
+_KV_COLUMNS = 16  # heads are padded to a multiple of it
+_INT8_SCALE_BYTES = 4  # each position and head has a scale
 DEFAULT_KV_BYTES = 4 * 1024**3
 DEFAULT_KV_SHARE = 0.4
 DEFAULT_TOKENS = 2048
@@ -37,8 +42,15 @@ def resolve_engine(r: Resolution) -> None:
 
 
 def kv_bytes_per_token(model: ModelConfig, dtype: str) -> int:
-    """Bytes that one token takes in the KV cache of all layers."""
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * ITEM_BYTES[dtype]
+    """Bytes that one token takes in the KV cache of all layers; `dtype` is the cache's own."""
+    columns = -(-model.head_dim // _KV_COLUMNS) * _KV_COLUMNS
+    head = columns * KV_ITEM_BYTES[dtype] + (_INT8_SCALE_BYTES if dtype == "int8" else 0)
+    return 2 * model.num_layers * model.num_kv_heads * head
+
+
+def kv_cache_dtype(cache_dtype: str, dtype: str) -> str:
+    """The type of the KV cache, given the setting and the type of activations."""
+    return dtype if cache_dtype == "auto" else cache_dtype
 
 
 def weight_bytes(model: ModelConfig, dtype: str) -> int:
@@ -62,7 +74,7 @@ def _resolve_fixed(r: Resolution) -> None:
         "model.max_logprobs": (20, "OpenAI's limit"),
         BLOCK: (16, "tokens in a block"),
         "cache.enable_prefix_caching": (True, "equal beginnings are computed once"),
-        "cache.kv_cache_dtype": ("auto", "the type of activations"),
+        KV_DTYPE: ("auto", "the type of activations"),
         CHUNKED: (True, "long prompts do not hold up decoding"),
         "scheduler.scheduling_policy": ("fcfs", "first come, first served"),
         "scheduler.max_waiting_requests": (1024, "beyond, requests are refused"),
@@ -121,7 +133,7 @@ def _resolve_lengths(r: Resolution) -> None:
     if r.by_user(MAX_LEN) and r.value(MAX_LEN) > longest:
         raise ConfigError(f"{r.flag(MAX_LEN)} is beyond what the model allows: max_position is {longest}")
     block = r.value(BLOCK)
-    block_bytes = block * kv_bytes_per_token(r.model, r.value(DTYPE))
+    block_bytes = block * kv_bytes_per_token(r.model, kv_cache_dtype(r.value(KV_DTYPE), r.value(DTYPE)))
     if r.by_user(MAX_LEN):
         needed = -(-r.value(MAX_LEN) // block) * block_bytes
         _fit_cache(r, needed, free, reason)

@@ -116,8 +116,8 @@ _ENGINE_KEYS = (
     Key("model.max_logprobs", values.integer(0), "most logprobs a request may ask for", "N", default="20"),
     Key(
         "cache.block_size",
-        values.integer_choice(16, 32),
-        "tokens in a block of the KV cache",
+        values.integer_choice(16, 32, 64, 128, 256),
+        "tokens in a block of the KV cache: 16, 32, 64, 128 or 256",
         "N",
         default="16",
     ),
@@ -131,7 +131,22 @@ _ENGINE_KEYS = (
     Key(
         "cache.enable_prefix_caching", values.boolean, "reuse the KV cache of equal beginnings", default="on"
     ),
-    Key("cache.kv_cache_dtype", values.choice("auto"), "type of the KV cache: auto", "DTYPE", default="auto"),
+    Key(
+        "cache.kv_cache_dtype",
+        values.choice(
+            "auto",
+            "bfloat16",
+            "float16",
+            "float32",
+            "int8",
+            "fp8",
+            fp8_e4m3="fp8",
+            int8_per_token_head="int8",
+        ),
+        "type of the KV cache: auto (that of activations), bfloat16, float16, float32, int8, fp8 (fp8_e4m3)",
+        "DTYPE",
+        default="auto",
+    ),
     Key(
         "scheduler.max_num_batched_tokens",
         values.human_integer(1, MOST_TOKENS),

@@ -94,7 +94,7 @@ _REFUSED_FLAGS: Mapping[str, str] = {
         "num_gpu_blocks_override kv_offloading_size kv_offloading_backend offload_backend cpu_offload_params "
         "offload_group_size offload_num_in_group offload_prefetch_step offload_params"
     ),
-    "KV caches stay in one process and in the type of activations": (
+    "KV caches stay in one process, of one type in all layers, with the checkpoint's scales": (
         "kv_transfer_config kv_events_config ec_transfer_config calculate_kv_scales "
         "kv_cache_dtype_skip_layers kv_sharing_fast_prefill weight_transfer_config"
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import mmap
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,21 +9,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ozone.config.engine_settings import kv_bytes_per_token, kv_cache_dtype
 from ozone.config.model import ModelConfig
 from ozone.config.schema import CacheConfig, SchedulerConfig
 from ozone.engine.input_buffers import BatchCounts, InputBuffers
 from ozone.engine.runner import ScheduledRequest
 from ozone.errors import ConfigError
 from ozone.layers.batch import BatchContext
+from ozone.native import set_num_threads
+from ozone.ops.kv_cache import CacheLayout, KVCache
 
 if TYPE_CHECKING:
     from ozone.models.causal_lm import CausalLM
 
 
+_CACHE_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+
+
 def kv_block_bytes(config: ModelConfig, block_size: int, dtype: str) -> int:
     """Bytes that one block of the KV cache takes over all layers; `dtype` is the cache's type."""
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return per_token * block_size * _torch_dtype(dtype).itemsize
+    return block_size * kv_bytes_per_token(config, dtype)
 
 
 class EagerRunner:
@@ -46,10 +49,11 @@ class EagerRunner:
         Raises: `ConfigError` where the KV cache could not hold one request of `max_model_len` tokens.
         """
         self._num_threads = num_threads
+        set_num_threads(num_threads)
         self._thread: int | None = None
         self.block_size = cache.block_size
         self.vocab_size = model_config.vocab_size
-        cache_dtype = dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
+        cache_dtype = kv_cache_dtype(cache.kv_cache_dtype, dtype)
         self.num_blocks = _num_blocks(model_config, cache, cache_dtype, max_model_len)
         self._model = model
         self._kv_caches = allocate_kv_caches(model_config, cache.block_size, self.num_blocks, cache_dtype)
@@ -71,7 +75,7 @@ class EagerRunner:
     @property
     def kv_cache_bytes(self) -> int:
         """Bytes of the whole KV cache."""
-        return sum(tensor.nbytes for caches in self._kv_caches for tensor in caches)
+        return sum(part.nbytes for cache in self._kv_caches for part in cache if part is not None)
 
     @torch.inference_mode()
     def execute(self, scheduled: list[ScheduledRequest]) -> NDArray[np.float32]:
@@ -103,11 +107,6 @@ class EagerRunner:
         )
 
 
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
 def _num_blocks(config: ModelConfig, cache: CacheConfig, dtype: str, max_model_len: int) -> int:
     block_bytes = kv_block_bytes(config, cache.block_size, dtype)
     num_blocks = cache.kv_cache_memory_bytes // block_bytes
@@ -121,16 +120,7 @@ def _num_blocks(config: ModelConfig, cache: CacheConfig, dtype: str, max_model_l
     return num_blocks
 
 
-def allocate_kv_caches(
-    config: ModelConfig, block_size: int, num_blocks: int, dtype: str
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    kind = _torch_dtype(dtype)
-    shape = (config.num_kv_heads, num_blocks, block_size, config.head_dim)
-
-    def tensor() -> torch.Tensor:
-        # An anonymous mapping: zeros, so that an unwritten slot holds no NaN, and the system gives memory
-        # only where a block is first written.
-        memory = mmap.mmap(-1, math.prod(shape) * kind.itemsize)
-        return torch.frombuffer(memory, dtype=kind).view(shape)
-
-    return [(tensor(), tensor()) for _ in range(config.num_layers)]
+def allocate_kv_caches(config: ModelConfig, block_size: int, num_blocks: int, dtype: str) -> list[KVCache]:
+    kind = _CACHE_DTYPES.get(dtype) or getattr(torch, dtype)
+    layout = CacheLayout(num_blocks, block_size, config.num_kv_heads, config.head_dim, kind)
+    return [layout.allocate(f"KV cache {layer}") for layer in range(config.num_layers)]

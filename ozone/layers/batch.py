@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ozone.ops.kv_cache import KVCache
+
 
 @dataclass(frozen=True)
 class BatchContext:
@@ -17,11 +19,11 @@ class BatchContext:
         block_tables: (requests, max_blocks) int32, block ids of each request in order.
         query_start_loc: (requests + 1,) int32, first token of each request, then the number of tokens.
         seq_lens: (requests,) int32, positions of each request once this step is done.
-        kv_caches: (keys, values) of each layer, see `ozone.ops.kv_cache` for their layout.
+        kv_caches: one for each layer.
     """
 
     slot_mapping: Tensor
     block_tables: Tensor
     query_start_loc: Tensor
     seq_lens: Tensor
-    kv_caches: Sequence[tuple[Tensor, Tensor]]
+    kv_caches: Sequence[KVCache]

@@ -48,7 +48,7 @@ class RotaryEmbedding(LoadableLayer):
         return self.cos_sin.numel()
 
     def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        rotated_q, rotated_k = self.rotary_embedding(q, k, positions, self.cos_sin)
+        rotated_q, rotated_k = self.rotary_embedding(q, k, positions, self.cos_sin, False)
         return rotated_q, rotated_k
 
 

@@ -76,6 +76,13 @@ def kernel(name: str) -> Kernel:
     return _kernels()[name]
 
 
+def set_num_threads(size: int) -> None:
+    """Give the thread team that size. No launch may be under way. Does nothing where there is no library."""
+    native = library()
+    if native is not None and native.num_threads() != size:
+        native.set_num_threads(size)
+
+
 def allocate(name: str, size: int) -> NDArray[np.uint8]:
     """A memory region of `size` zero bytes, page-aligned, named for what it holds."""
     native = library()

@@ -1,27 +1,132 @@
-"""Causal attention over the paged KV cache, in plain PyTorch.
+"""Causal attention over the paged KV cache.
 
-Tokens that are alone in their request (decode) are batched, in groups of similar length; a request with
-several tokens (prefill, whole or in chunks) goes alone, in tiles of rows. Softmax is in float32.
+The reference batches tokens that are alone in their request (decode), in groups of similar length; a request
+with several tokens (prefill, whole or in chunks) goes alone, in tiles of rows. Softmax is in float32.
 """
 
 from __future__ import annotations
+
+import threading
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ozone.ops.registry import op
+from ozone.native import allocate, kernel
+from ozone.ops.kv_cache import CACHE_DTYPES, TILE_POSITIONS, as_bytes
+from ozone.ops.registry import DTYPES, NATIVE, op
+from ozone.ops.rotary import as_int32, dense_heads
+
+if NATIVE:
+    _attention = kernel("attention")
+    _attention_merge = kernel("attention_merge")
 
 # Rows of one tile of a prefill: what a tile cannot see is sliced off, so smaller tiles waste fewer products,
 # and the mask of a tile stays small however long the context is.
 _TILE_ROWS = 256
 
 
-@op("attention", fake=lambda q, *_, **__: q.new_empty(q.shape))
+# As in csrc/kernels/attention.h.
+_CHUNK_POSITIONS = 256
+_MAX_CHUNKS = 32
+_PARTIAL_HEADER = 16
+
+
+class _Partials(threading.local):
+    """Memory for what the chunks of a decode give, one for each thread that calls."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.address = 0
+
+    def at_least(self, size: int) -> int:
+        """The address of so many bytes."""
+        if size > self.size:
+            self.memory = torch.from_numpy(allocate("attention partials", size))
+            self.size, self.address = size, self.memory.data_ptr()
+        return self.address
+
+
+_partials = _Partials()
+
+
+def _native_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    kv_scales: Tensor | None,
+    token: Tensor,  # noqa: ARG001 (orders this op behind the write)
+    block_tables: Tensor,
+    query_start_loc: Tensor,
+    seq_lens: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    (q, q_stride), shape, dtype = dense_heads(q), q.shape, DTYPES[q.dtype]
+    _, heads, head_dim = shape
+    _, kv_heads, tiles, steps, _, pack = k_cache.shape
+    block_tables = as_int32(block_tables)
+    query_starts, lengths = as_int32(query_start_loc), as_int32(seq_lens)
+    requests, blocks = block_tables.shape
+    block_size, cache_stride = tiles * TILE_POSITIONS, k_cache.stride()
+    chunks = min(-(-blocks * block_size // _CHUNK_POSITIONS), _MAX_CHUNKS)
+    partials = _partials.at_least(4 * requests * heads * chunks * (_PARTIAL_HEADER + steps * pack))
+    out = torch.empty(shape, dtype=q.dtype)
+    out_address, starts_address, lengths_address = (
+        out.data_ptr(),
+        query_starts.data_ptr(),
+        lengths.data_ptr(),
+    )
+    _attention(
+        out_address,
+        partials,
+        q.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        0 if kv_scales is None else kv_scales.data_ptr(),
+        block_tables.data_ptr(),
+        starts_address,
+        lengths_address,
+        requests,
+        heads,
+        kv_heads,
+        head_dim,
+        q_stride[0],
+        q_stride[1],
+        cache_stride[0],
+        cache_stride[1],
+        block_size,
+        block_tables.stride(0),
+        chunks,
+        window or 0,
+        scale,
+        softcap or 0.0,
+        dtype,
+        CACHE_DTYPES[k_cache.dtype],
+    )
+    if chunks > 1:
+        _attention_merge(
+            out_address,
+            partials,
+            starts_address,
+            lengths_address,
+            requests,
+            heads,
+            head_dim,
+            chunks,
+            window or 0,
+            dtype,
+        )
+    return out
+
+
+@op("attention", native=_native_attention, fake=lambda q, *_, **__: q.new_empty(q.shape))
 def attention(
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
+    kv_scales: Tensor | None,
     token: Tensor,  # noqa: ARG001 (orders this op behind the write)
     block_tables: Tensor,
     query_start_loc: Tensor,
@@ -33,8 +138,10 @@ def attention(
     """Attend from each new token to itself and to what precedes it in its request.
 
     Args:
-        q: (tokens, heads, head_dim); the tokens of a request are adjacent and are its last ones.
-        k_cache, v_cache: (kv_heads, num_blocks, block_size, head_dim), see `ozone.ops.kv_cache`.
+        q: (tokens, heads, head_dim), with dense heads; the tokens of a request are adjacent and are its last
+            ones.
+        k_cache, v_cache: the layer's cache, see `ozone.ops.kv_cache`; of any type that a cache has.
+        kv_scales: of a cache with 8-bit types, else None.
         token: what `kv_write` returned; only orders the two ops.
         block_tables: (requests, max_blocks) int32, block ids of each request in order.
         query_start_loc: (requests + 1,) int32, first row of each request in `q`, then the number of rows.
@@ -43,16 +150,19 @@ def attention(
         window: a token sees itself and ``window - 1`` positions before it; None: all of them.
         softcap: scores become ``softcap * tanh(score / softcap)``.
 
-    Returns: (tokens, heads, head_dim) like `q`.
+    Returns: (tokens, heads, head_dim), dense, of q's type.
+
+    Products with a bfloat16 or 8-bit cache may be of queries and probabilities rounded to bfloat16; sums and
+    softmax are float32. A token's result depends neither on the batch around it nor on the number of threads.
     """
     starts = query_start_loc.tolist()
     lengths = seq_lens.tolist()
-    paged = _PagedCache(k_cache, v_cache, block_tables, scale, window, softcap)
+    paged = _PagedCache(k_cache, v_cache, kv_scales, block_tables, scale, window, softcap)
     single = [i for i, length in enumerate(lengths) if starts[i + 1] - starts[i] == 1]
     groups = paged.groups(single, lengths)
     if len(groups) == 1 and len(single) == len(lengths):
         return paged.decode(q, single, lengths)
-    output = torch.empty_like(q)
+    output = torch.empty(q.shape, dtype=q.dtype)
     for group in groups:
         rows = torch.tensor([starts[i] for i in group])
         output.index_copy_(0, rows, paged.decode(q.index_select(0, rows), group, lengths))
@@ -70,6 +180,7 @@ class _PagedCache:
         self,
         k_cache: Tensor,
         v_cache: Tensor,
+        kv_scales: Tensor | None,
         block_tables: Tensor,
         scale: float,
         window: int | None,
@@ -77,8 +188,9 @@ class _PagedCache:
     ) -> None:
         self.k_cache = k_cache
         self.v_cache = v_cache
+        self.kv_scales = kv_scales
         self.block_tables = block_tables
-        self.kv_heads, _, self.block_size, self.head_dim = k_cache.shape
+        self.kv_heads, self.block_size = k_cache.shape[1], k_cache.shape[2] * TILE_POSITIONS
         self.scale = scale
         self.window = window
         self.softcap = softcap
@@ -112,36 +224,38 @@ class _PagedCache:
                 self.first_visible(position) - first * self.block_size,
                 position - first * self.block_size + 1,
             )
-            k, v = (self.gather(cache, blocks, 1)[:, :, visible] for cache in (self.k_cache, self.v_cache))
+            k, v = (part[:, :, visible] for part in self.gather(q, blocks, 1))
             mask = None
         else:
             starts = torch.tensor([first for first, _ in ranges])
-            # Columns behind a request's last block repeat that block, hidden by the mask: what lies there
-            # in the table is stale, and a NaN from somebody else's block would shine through a mask.
+            # Columns behind a request's last block repeat that block: what lies there in the table is stale.
             ends = torch.tensor([last - 1 for _, last in ranges])
             columns = torch.minimum(starts[:, None] + torch.arange(count), ends[:, None])
             blocks = self.block_tables[torch.tensor(requests)[:, None], columns].flatten()
-            k, v = (self.gather(cache, blocks, len(requests)) for cache in (self.k_cache, self.v_cache))
+            k, v = self.gather(q, blocks, len(requests))
             last_position = torch.tensor(lengths)[:, None] - 1
             positions = starts[:, None] * self.block_size + torch.arange(count * self.block_size)
             mask = positions <= last_position
+            # The end of a last block is what an earlier request left there.
+            for part in (k, v):
+                part.masked_fill_(~mask[None, :, :, None], 0.0)
             if self.window is not None:
                 mask &= positions > last_position - self.window
             mask = mask[None, :, None]
         # The query heads that share a KV head become the rows of one product.
-        grouped = q.view(len(requests), self.kv_heads, -1, self.head_dim).transpose(0, 1)
+        grouped = self.by_kv_head(q).transpose(0, 1)
         return self.attend(grouped, k, v, mask).transpose(0, 1).reshape(q.shape)
 
     def prefill(self, q: Tensor, request: int, length: int, output: Tensor) -> None:
         """The last tokens of one request, (tokens, heads, head_dim), written to `output` of that shape."""
-        tokens, heads, _ = q.shape
+        tokens, heads, head_dim = q.shape
         start = length - tokens
         first, last = self.first_visible(start) // self.block_size, self.blocks_of(length)[1]
         blocks = self.block_tables[request, first:last]
         origin = first * self.block_size
-        k, v = (self.gather(cache, blocks, 1) for cache in (self.k_cache, self.v_cache))
-        shape = (self.kv_heads, heads // self.kv_heads, -1, self.head_dim)
-        grouped = q.view(tokens, self.kv_heads, -1, self.head_dim).permute(1, 2, 0, 3)
+        k, v = self.gather(q, blocks, 1)
+        shape = (self.kv_heads, heads // self.kv_heads, -1, head_dim)
+        grouped = self.by_kv_head(q).permute(1, 2, 0, 3)
         for row in range(0, tokens, _TILE_ROWS):
             end = min(row + _TILE_ROWS, tokens)
             low, high = self.first_visible(start + row), start + end
@@ -154,16 +268,42 @@ class _PagedCache:
             tile = self.attend(
                 grouped[:, :, row:end], k[:, :, visible].expand(shape), v[:, :, visible].expand(shape), mask
             )
-            output[row:end].view(end - row, self.kv_heads, -1, self.head_dim).copy_(tile.permute(2, 0, 1, 3))
+            output[row:end].view(end - row, self.kv_heads, -1, head_dim).copy_(tile.permute(2, 0, 1, 3))
 
-    def gather(self, cache: Tensor, blocks: Tensor, requests: int) -> Tensor:
-        """Blocks as rows of positions: (kv_heads, requests, positions, head_dim)."""
-        return cache.index_select(1, blocks).view(self.kv_heads, requests, -1, self.head_dim)
+    def by_kv_head(self, q: Tensor) -> Tensor:
+        """(tokens, heads, head_dim) -> (tokens, kv_heads, heads that share one, head_dim)."""
+        tokens, heads, head_dim = q.shape
+        return q.reshape(tokens, self.kv_heads, heads // self.kv_heads, head_dim)
+
+    def gather(self, q: Tensor, blocks: Tensor, requests: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of blocks as rows of positions, (kv_heads, requests, positions, head_dim): of q's
+        type where the cache has it, else float32.
+        """
+        keys, values = (
+            as_bytes(cache).index_select(0, blocks).view(cache.dtype)
+            for cache in (self.k_cache, self.v_cache)
+        )
+        columns = values.shape[4]
+        rows = [keys.permute(1, 0, 2, 4, 3, 5), values.permute(1, 0, 2, 3, 5, 4)]
+        for part, x in enumerate(rows):
+            x = x.reshape(self.kv_heads, requests, -1, columns)
+            if x.dtype == torch.int8:
+                assert self.kv_scales is not None
+                scales = self.kv_scales.index_select(0, blocks)[:, :, :, part].transpose(0, 1)
+                x = x.to(torch.float32) * scales.reshape(self.kv_heads, requests, -1, 1)
+            elif x.dtype == torch.float8_e4m3fn:
+                assert self.kv_scales is not None
+                x = x.to(torch.float32) * self.kv_scales[part]
+            rows[part] = x[..., : q.shape[2]].to(q.dtype if x.dtype == q.dtype else torch.float32)
+        return rows[0], rows[1]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Scaled dot-product attention over the last two dimensions; `mask` is True where a key is seen."""
         if self.softcap is None:
-            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+            output = functional.scaled_dot_product_attention(
+                q.to(k.dtype), k, v, attn_mask=mask, scale=self.scale
+            )
+            return output.to(q.dtype)
         scores = q.to(torch.float32) @ k.to(torch.float32).transpose(-1, -2) * self.scale
         scores = torch.tanh(scores / self.softcap) * self.softcap
         if mask is not None:

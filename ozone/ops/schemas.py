@@ -78,8 +78,13 @@ _SCHEMAS: tuple[OpSchema, ...] = (
     ),
     OpSchema(
         "rotary_embedding",
-        "(Tensor q, Tensor k, Tensor positions, Tensor cos_sin) -> (Tensor, Tensor)",
+        "(Tensor q, Tensor k, Tensor positions, Tensor cos_sin, bool interleaved) -> (Tensor, Tensor)",
         custom_op="rotary_embedding",
+    ),
+    OpSchema(
+        "qk_norm_rotary_embedding",
+        "(Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, float eps, Tensor positions, Tensor cos_sin, "
+        "bool interleaved) -> (Tensor, Tensor)",
     ),
     OpSchema("silu_and_mul", "(Tensor x) -> Tensor", custom_op="silu_and_mul"),
     OpSchema("gelu_tanh_and_mul", "(Tensor x) -> Tensor", custom_op="gelu_and_mul"),
@@ -97,12 +102,27 @@ _SCHEMAS: tuple[OpSchema, ...] = (
     OpSchema("pad", "(Tensor x, int multiple) -> Tensor", custom_op="pad"),
     OpSchema(
         "kv_write",
-        "(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slot_mapping) -> Tensor",
+        "(Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor(c!)? kv_scales, "
+        "Tensor slot_mapping) -> Tensor",
+        mutates=True,
+    ),
+    OpSchema(
+        "rotary_embedding_kv_write",
+        "(Tensor q, Tensor k, Tensor v, Tensor positions, Tensor cos_sin, bool interleaved, "
+        "Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor(c!)? kv_scales, Tensor slot_mapping) "
+        "-> (Tensor, Tensor)",
+        mutates=True,
+    ),
+    OpSchema(
+        "qk_norm_rotary_embedding_kv_write",
+        "(Tensor q, Tensor k, Tensor v, Tensor q_weight, Tensor k_weight, float eps, Tensor positions, "
+        "Tensor cos_sin, bool interleaved, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor(c!)? kv_scales, "
+        "Tensor slot_mapping) -> (Tensor, Tensor)",
         mutates=True,
     ),
     OpSchema(
         "attention",
-        "(Tensor q, Tensor k_cache, Tensor v_cache, Tensor token, Tensor block_tables, "
+        "(Tensor q, Tensor k_cache, Tensor v_cache, Tensor? kv_scales, Tensor token, Tensor block_tables, "
         "Tensor query_start_loc, Tensor seq_lens, float scale, int? window, float? softcap) -> Tensor",
     ),
 )

@@ -30,20 +30,20 @@ def machine() -> PlatformFacts:
 
 @pytest.fixture(scope="session")
 def small_model() -> ModelConfig:
-    """4 layers with 2 KV heads of 8: 256 bytes of KV cache a token in bfloat16, 8192 tokens at most."""
+    """4 layers with 1 KV head of 16: 256 bytes of KV cache a token in bfloat16, 8192 tokens at most."""
     return ModelConfig(
         family="llama",
         vocab_size=100,
         hidden_size=32,
         intermediate_size=64,
         num_layers=4,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
         rms_norm_eps=1e-5,
         max_position=8192,
         tie_word_embeddings=True,
-        attention_scale=8**-0.5,
+        attention_scale=16**-0.5,
         layer_types=("full_attention",) * 4,
     )
 

@@ -23,6 +23,18 @@ KV = "cache.kv_cache_memory_bytes"
 def test_the_cost_of_a_token(small_model: ModelConfig) -> None:
     assert kv_bytes_per_token(small_model, "bfloat16") == 256
     assert kv_bytes_per_token(small_model, "float32") == 512
+    assert kv_bytes_per_token(small_model, "fp8") == 128
+    assert kv_bytes_per_token(small_model, "int8") == 128 + 2 * 4 * 4  # a scale for each head and layer
+
+
+def test_heads_are_padded_in_the_cache(small_model: ModelConfig) -> None:
+    odd = dataclasses.replace(small_model, head_dim=20)
+    assert kv_bytes_per_token(odd, "bfloat16") == 2 * kv_bytes_per_token(small_model, "bfloat16")
+
+
+def test_a_smaller_type_makes_room_for_longer_contexts(resolved: Resolved, small_model: ModelConfig) -> None:
+    words = ("--kv-cache-memory-bytes=100000", "--kv-cache-dtype=fp8")
+    assert resolved(*words, model=small_model).model.max_model_len == 100000 // (16 * 128) * 16
 
 
 def test_the_models_own_length_is_the_default(resolved: Resolved, small_model: ModelConfig) -> None:

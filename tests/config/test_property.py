@@ -26,7 +26,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "optimization_level": st.integers(0, 3),
     "model.dtype": st.sampled_from(["float32", "float16", "bfloat16"]),
     "model.max_model_len": st.integers(1, 9000),
-    "cache.block_size": st.sampled_from([16, 32]),
+    "cache.block_size": st.sampled_from([16, 32, 64, 128, 256]),
     "cache.kv_cache_memory_bytes": st.integers(1, 10**8),
     "scheduler.max_num_batched_tokens": st.integers(1, 10000),
     "scheduler.max_num_seqs": st.integers(1, 4096),

@@ -39,14 +39,26 @@ def model(files: ModelFiles) -> CausalLM:
     return load(files, "bfloat16", 256)
 
 
+@pytest.fixture(scope="module")
+def exact_model(files: ModelFiles) -> CausalLM:
+    return load(files, "float32", 256)
+
+
 def make_runner(
-    model: CausalLM, config: ModelConfig, cache_bytes: int, dtype: str = "bfloat16"
+    model: CausalLM,
+    config: ModelConfig,
+    cache_bytes: int,
+    dtype: str = "bfloat16",
+    kv_cache_dtype: str = "auto",
+    block_size: int = 16,
 ) -> EagerRunner:
     return EagerRunner(
         model,
         config,
         dtype=dtype,
-        cache=CacheConfig(block_size=16, kv_cache_memory_bytes=cache_bytes),
+        cache=CacheConfig(
+            block_size=block_size, kv_cache_memory_bytes=cache_bytes, kv_cache_dtype=kv_cache_dtype
+        ),
         scheduler=SchedulerConfig(max_num_batched_tokens=256, max_num_seqs=4),
         max_model_len=256,
         num_threads=1,
@@ -56,6 +68,38 @@ def make_runner(
 def test_a_block_holds_keys_and_values_of_every_layer(files: ModelFiles) -> None:
     assert kv_block_bytes(files.config, 16, "bfloat16") == 2 * 30 * 16 * 3 * 64 * 2
     assert kv_block_bytes(files.config, 32, "float32") == 2 * 30 * 32 * 3 * 64 * 4
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16", "float32", "int8", "fp8"])
+def test_a_cache_takes_what_its_blocks_were_said_to_take(
+    files: ModelFiles, model: CausalLM, dtype: str
+) -> None:
+    block = kv_block_bytes(files.config, 32, "bfloat16" if dtype == "auto" else dtype)
+    runner = make_runner(model, files.config, 20 * block, kv_cache_dtype=dtype, block_size=32)
+    assert runner.num_blocks == 20
+    assert runner.kv_cache_bytes == 20 * block
+
+
+@pytest.mark.parametrize(
+    ("dtype", "block_size", "least"),
+    [("bfloat16", 64, 0.9998), ("float16", 16, 0.99999), ("int8", 32, 0.997), ("fp8", 16, 0.98)],
+)
+def test_a_cache_of_another_type_changes_logits_little(
+    files: ModelFiles, exact_model: CausalLM, dtype: str, block_size: int, least: float
+) -> None:
+    """Measured as the cosine between logits without their mean: a prompt, then decode."""
+    tokens = [504, 3575, 282, 4649, 314] * 25
+
+    def logits(kv_cache_dtype: str, block_size: int) -> torch.Tensor:
+        runner = make_runner(exact_model, files.config, 64 << 20, "float32", kv_cache_dtype, block_size)
+        request = FakeRequest(tokens, [3, 1, 2, 5, 0, 4, 7, 6])
+        rows = [runner.execute([ScheduledRequest(request, 0, 100, "all")]).copy()]
+        rows += [runner.execute([ScheduledRequest(request, i, 1, "last")]).copy() for i in range(100, 125)]
+        scores = torch.from_numpy(np.concatenate(rows))
+        return scores - scores.mean(-1, keepdim=True)
+
+    similarity = torch.cosine_similarity(logits(dtype, block_size), logits("auto", 16))
+    assert similarity.min() > least
 
 
 def test_the_cache_has_as_many_blocks_as_fit(files: ModelFiles, model: CausalLM) -> None:

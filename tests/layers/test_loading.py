@@ -183,6 +183,40 @@ def test_rows_come_in_chunks_of_whole_blocks(
     assert torch.equal(whole, checkpoint.read(["table"], [(rows, 48)], torch.float32))
 
 
+SCALE_NAMES = [
+    ("self_attn.k_scale", "self_attn.v_scale"),
+    ("self_attn.attn.k_scale", "self_attn.attn.v_scale"),
+    ("self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale"),
+    ("self_attn.k_proj.output_scale", "self_attn.v_proj.output_scale"),
+]
+
+
+def with_scales(scales: dict[str, float]) -> DictSource:
+    added = {f"model.layers.1.{name}": np.array([value], np.float32) for name, value in scales.items()}
+    weights = source()
+    weights.tensors |= DictSource(added).tensors
+    return weights
+
+
+@pytest.mark.parametrize("names", SCALE_NAMES)
+def test_a_checkpoint_may_give_the_scales_of_an_fp8_cache(names: tuple[str, str]) -> None:
+    model = load(with_scales(dict(zip(names, (0.25, 0.5), strict=True))))
+    assert [layer.self_attn.attention.fp8_scales.tolist() for layer in model.layers] == [
+        [1.0, 1.0],
+        [0.25, 0.5],
+    ]
+
+
+def test_one_scale_may_be_for_keys_and_values() -> None:
+    model = load(with_scales({"self_attn.kv_scale": 2.0}))
+    assert model.layers[1].self_attn.attention.fp8_scales.tolist() == [2.0, 2.0]
+
+
+def test_a_scale_that_is_not_positive_is_a_mistake_of_the_file() -> None:
+    with pytest.raises(ModelFileError, match=r"layers\.1\.self_attn\.k_scale is 0\.0, not positive"):
+        load(with_scales({"self_attn.k_scale": 0.0}))
+
+
 def test_rotary_tables_beyond_memory_name_the_flag() -> None:
     with pytest.raises(ConfigError) as caught:
         build_model(CONFIG, dtype=torch.float32, max_model_len=1 << 31)

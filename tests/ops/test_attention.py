@@ -1,126 +1,108 @@
-"""Paged attention against a loop over tokens and heads that looks like the definition."""
+"""Paged attention against its definition in double precision: the reference, and every instruction set."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from attention_batches import Batch, make_batch, naive, slots_of
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ozone.native import library
 from ozone.ops.attention import attention
-from ozone.ops.kv_cache import kv_write
+from ozone.ops.kv_cache import CacheLayout, kv_write
+from ozone.ops.registry import OPS
 
-BLOCK_SIZE = 16
-
-
-@dataclass
-class Batch:
-    """Requests as (positions in all, new ones among them), their caches filled at scattered blocks."""
-
-    requests: list[tuple[int, int]]
-    q: Tensor
-    k_cache: Tensor
-    v_cache: Tensor
-    keys: list[Tensor]
-    values: list[Tensor]
-    block_tables: Tensor
-
-    @property
-    def query_start_loc(self) -> Tensor:
-        counts = torch.tensor([0] + [new for _, new in self.requests])
-        return counts.cumsum(0).to(torch.int32)
-
-    @property
-    def seq_lens(self) -> Tensor:
-        return torch.tensor([length for length, _ in self.requests], dtype=torch.int32)
-
-    def attend(self, scale: float, window: int | None, softcap: float | None) -> Tensor:
-        token = torch.empty(0)
-        tables = (self.block_tables, self.query_start_loc, self.seq_lens)
-        return attention(self.q, self.k_cache, self.v_cache, token, *tables, scale, window, softcap)
-
-
-def make_batch(
-    requests: list[tuple[int, int]],
-    *,
-    heads: int = 4,
-    kv_heads: int = 2,
-    head_dim: int = 16,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
-
-    blocks = [-(-length // BLOCK_SIZE) for length, _ in requests]
-    num_blocks = sum(blocks) + 3
-    # What nobody wrote is NaN, so that looking at it shows.
-    k_cache = torch.full((kv_heads, num_blocks, BLOCK_SIZE, head_dim), math.nan, dtype=dtype)
-    v_cache = k_cache.clone()
-    ids = torch.randperm(num_blocks, generator=generator)
-    block_tables = torch.full((len(requests), max(blocks) + 2), int(ids[-1]), dtype=torch.int32)
-    keys, values = [], []
-    for row, (length, _) in enumerate(requests):
-        own, ids = ids[: blocks[row]], ids[blocks[row] :]
-        block_tables[row, : len(own)] = own
-        k, v = normal(length, kv_heads, head_dim), normal(length, kv_heads, head_dim)
-        slots = own[torch.arange(length) // BLOCK_SIZE] * BLOCK_SIZE + torch.arange(length) % BLOCK_SIZE
-        # A slot behind a request's end in its last block was written before, or is still zero.
-        k_cache[:, own], v_cache[:, own] = 0.0, 0.0
-        kv_write(k, v, k_cache, v_cache, slots)
-        keys.append(k)
-        values.append(v)
-    q = normal(sum(new for _, new in requests), heads, head_dim)
-    return Batch(requests, q, k_cache, v_cache, keys, values, block_tables)
-
-
-def naive(batch: Batch, scale: float, window: int | None, softcap: float | None) -> Tensor:
-    rows = []
-    row = 0
-    group = batch.q.shape[1] // batch.k_cache.shape[0]
-    for (length, new), k, v in zip(batch.requests, batch.keys, batch.values, strict=True):
-        for position in range(length - new, length):
-            first = 0 if window is None else max(0, position - window + 1)
-            heads = []
-            for head, query in enumerate(batch.q[row].double()):
-                scores = k[first : position + 1, head // group].double() @ query * scale
-                if softcap is not None:
-                    scores = torch.tanh(scores / softcap) * softcap
-                heads.append(scores.softmax(0) @ v[first : position + 1, head // group].double())
-            rows.append(torch.stack(heads))
-            row += 1
-    return torch.stack(rows)
-
+NATIVE = library()
+CACHE_DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn]
 
 BATCHES = {
     "one token": [(1, 1)],
     "decode of one": [(45, 1)],
     "decode of a few": [(45, 1), (33, 1), (48, 1)],
     "decode of unlike lengths": [(3, 1), (150, 1), (17, 1), (160, 1), (1, 1)],
+    "decode in chunks": [(257, 1), (700, 1), (256, 1)],
     "prefill": [(50, 50)],
     "prefill longer than a tile": [(300, 300)],
     "chunk after a prefix": [(70, 22)],
     "chunk longer than a tile": [(420, 290)],
-    "mixed": [(20, 20), (61, 1), (40, 13), (5, 1), (130, 1)],
+    "mixed": [(20, 20), (61, 1), (40, 13), (5, 1), (330, 1)],
 }
+
+
+@pytest.fixture(params=["reference", *(NATIVE.isas() if NATIVE else [])])
+def op(request: pytest.FixtureRequest) -> Iterator[Callable[..., Tensor]]:
+    """The op as its reference and with each instruction set."""
+    if request.param == "reference":
+        yield OPS["attention"].reference
+        return
+    assert NATIVE is not None
+    before = NATIVE.isa()
+    NATIVE.set_isa(request.param)
+    yield attention
+    NATIVE.set_isa(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads of the native team."""
+    assert NATIVE is not None
+    before = NATIVE.num_threads()
+    yield NATIVE.set_num_threads
+    NATIVE.set_num_threads(before)
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 1, 20, 100])
 @pytest.mark.parametrize("name", BATCHES)
-def test_attention_equals_its_definition(name: str, window: int | None, softcap: float | None) -> None:
+def test_attention_equals_its_definition(
+    op: Callable[..., Tensor], name: str, window: int | None, softcap: float | None
+) -> None:
     batch = make_batch(BATCHES[name])
-    expected = naive(batch, 0.3, window, softcap)
-    torch.testing.assert_close(batch.attend(0.3, window, softcap).double(), expected, rtol=1e-5, atol=1e-5)
+    assert_close(batch.attend(0.3, window, softcap, op), naive(batch, 0.3, window, softcap), 1e-5)
+
+
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256, 20])
+@pytest.mark.parametrize("group", [1, 3, 4, 8])
+def test_every_head_size_group_and_type_of_cache(
+    op: Callable[..., Tensor], group: int, head_dim: int, cache_dtype: torch.dtype
+) -> None:
+    dtype = cache_dtype if cache_dtype.itemsize > 1 else torch.bfloat16
+    batch = make_batch(
+        BATCHES["mixed"],
+        heads=2 * group,
+        kv_heads=2,
+        head_dim=head_dim,
+        dtype=dtype,
+        cache_dtype=cache_dtype,
+    )
+    # Inputs, the output and, in bfloat16, probabilities are rounded; sums and the softmax are not.
+    tolerance = 1e-5 if dtype == torch.float32 else 3 * torch.finfo(dtype).eps
+    scale = head_dim**-0.5
+    assert_close(batch.attend(scale, op=op), naive(batch, scale), tolerance)
+
+
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_activations_and_cache_may_have_different_types(
+    op: Callable[..., Tensor], dtype: torch.dtype, cache_dtype: torch.dtype
+) -> None:
+    batch = make_batch(BATCHES["mixed"], head_dim=64, dtype=dtype, cache_dtype=cache_dtype)
+    output = batch.attend(0.125, 100, 3.0, op)
+    assert output.dtype == dtype
+    assert_close(output, naive(batch, 0.125, 100, 3.0), 0.025)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_attention_equals_its_definition_on_random_shapes(seed: int) -> None:
+def test_attention_equals_its_definition_on_random_shapes(op: Callable[..., Tensor], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
@@ -128,57 +110,136 @@ def test_attention_equals_its_definition_on_random_shapes(seed: int) -> None:
 
     requests = []
     for _ in range(draw(1, 6)):
-        length = draw(1, 90)
-        requests.append((length, 1 if draw(0, 1) else draw(1, length)))
+        length = draw(1, 90) if draw(0, 3) else draw(1, 900)
+        requests.append((length, 1 if draw(0, 1) else draw(1, min(length, 100))))
     kv_heads = draw(1, 3)
     batch = make_batch(
-        requests, heads=kv_heads * draw(1, 4), kv_heads=kv_heads, head_dim=8 * draw(1, 5), seed=seed
+        requests,
+        heads=kv_heads * draw(1, 9),
+        kv_heads=kv_heads,
+        head_dim=draw(1, 80),
+        block_size=16 * draw(1, 5),
+        seed=seed,
     )
     window = draw(1, 60) if draw(0, 1) else None
-    expected = naive(batch, 0.2, window, None)
-    torch.testing.assert_close(batch.attend(0.2, window, None).double(), expected, rtol=1e-5, atol=1e-5)
+    assert_close(batch.attend(0.2, window, op=op), naive(batch, 0.2, window), 1e-5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
-@pytest.mark.parametrize("softcap", [None, 1.5])
-def test_half_precision_rounds_inputs_and_output_only(
-    dtype: torch.dtype, tolerance: float, softcap: float | None
+def test_an_empty_batch_has_no_results(op: Callable[..., Tensor]) -> None:
+    batch = make_batch([(5, 1)])
+    batch.q, batch.block_tables = batch.q[:0], batch.block_tables[:0]
+    batch.requests = []
+    assert batch.attend(0.3, op=op).shape == (0, 4, 16)
+
+
+def test_queries_may_be_views_of_wider_rows(isa: str) -> None:
+    batch = make_batch(BATCHES["mixed"])
+    expected = batch.attend(0.3)
+    wide = torch.randn(batch.q.shape[0], 9, 16)
+    wide[:, 2:6] = batch.q
+    batch.q = wide[:, 2:6]
+    assert torch.equal(batch.attend(0.3), expected)
+
+
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+def test_nan_of_one_request_does_not_reach_another(
+    op: Callable[..., Tensor], cache_dtype: torch.dtype
 ) -> None:
-    batch = make_batch(BATCHES["mixed"], dtype=dtype)
-    output = batch.attend(0.3, None, softcap)
-    assert output.dtype == dtype
-    expected = naive(batch, 0.3, None, softcap)
-    torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
-
-
-def test_a_nan_of_one_request_does_not_reach_another() -> None:
-    batch = make_batch(BATCHES["decode of unlike lengths"])
-    expected = naive(batch, 0.3, None, None)
-    batch.k_cache[:, batch.block_tables[1, :10]] = math.nan
-    batch.v_cache[:, batch.block_tables[1, :10]] = math.nan
-    output = batch.attend(0.3, None, None).double()
+    batch = make_batch(BATCHES["decode of unlike lengths"], cache_dtype=cache_dtype)
+    expected = batch.attend(0.3, op=op)
+    batch.poison(batch.block_tables[1, :10])
+    output = batch.attend(0.3, op=op)
     assert output[1].isnan().all()
     others = [0, 2, 3, 4]
-    torch.testing.assert_close(output[others], expected[others], rtol=1e-5, atol=1e-5)
+    assert torch.equal(output[others], expected[others])
+
+
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("name", ["decode of unlike lengths", "mixed"])
+def test_what_lies_behind_the_last_position_does_not_matter(
+    isa: str, name: str, cache_dtype: torch.dtype
+) -> None:
+    """`make_batch` leaves NaN there, as an earlier request with a broken weight might have."""
+    batch = make_batch(BATCHES[name], cache_dtype=cache_dtype, head_dim=32)
+    assert batch.attend(0.3).isfinite().all()
+
+
+def _rows_of(batch: Batch, request: int) -> slice:
+    starts = batch.query_start_loc.tolist()
+    return slice(starts[request], starts[request + 1])
+
+
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("window", [None, 60])
+def test_a_request_gets_the_same_alone_in_a_batch_and_with_any_number_of_threads(
+    isa: str, threads: Callable[[int], None], cache_dtype: torch.dtype, window: int | None
+) -> None:
+    requests = [(20, 20), (61, 1), (400, 130), (5, 1), (1030, 1), (300, 1)]
+    batch = make_batch(requests, heads=6, head_dim=64, dtype=torch.bfloat16, cache_dtype=cache_dtype)
+    threads(1)
+    expected = batch.attend(0.125, window)
+    for count in (2, 3, 5):
+        threads(count)
+        assert torch.equal(batch.attend(0.125, window), expected)
+    for i in range(len(requests)):
+        rows = _rows_of(batch, i)
+        alone = Batch(
+            [requests[i]], batch.q[rows], batch.cache, batch.scales, [], [], batch.block_tables[i : i + 1]
+        )
+        assert torch.equal(alone.attend(0.125, window), expected[rows])
+
+
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("window", [None, 90])
+def test_a_prompt_gets_the_same_whole_and_in_chunks(
+    isa: str, cache_dtype: torch.dtype, window: int | None
+) -> None:
+    batch = make_batch([(500, 500)], heads=6, head_dim=64, dtype=torch.bfloat16, cache_dtype=cache_dtype)
+    whole = batch.attend(0.125, window)
+    q = batch.q
+    for first, last in ((0, 2), (2, 130), (130, 477), (477, 500)):
+        batch.requests, batch.q = [(last, last - first)], q[first:last]
+        assert torch.equal(batch.attend(0.125, window), whole[first:last])
+
+
+def test_equal_heads_of_a_group_have_equal_results(isa: str) -> None:
+    batch = make_batch(BATCHES["mixed"], heads=14, kv_heads=2, head_dim=64, dtype=torch.bfloat16)
+    batch.q = batch.q[:, :1].repeat(1, 14, 1)
+    output = batch.attend(0.125).unflatten(1, (2, 7))
+    assert torch.equal(output, output[:, :, :1].expand(output.shape))
+
+
+def test_large_scores_do_not_overflow(op: Callable[..., Tensor]) -> None:
+    batch = make_batch(BATCHES["mixed"], head_dim=64)
+    batch.q *= 1000
+    assert_close(batch.attend(1.0, op=op), naive(batch, 1.0), 1e-3)
 
 
 def _write_then_attend(q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
-    slots = torch.tensor([16, 17, 18])
-    token = kv_write(k, v, k_cache, v_cache, slots)
+    slots = slots_of(torch.tensor([1]), torch.arange(3), 16)
+    token = kv_write(k, v, k_cache, v_cache, None, slots)
     tables = (torch.tensor([[1]]), torch.tensor([0, 3]), torch.tensor([3]))
-    return attention(q, k_cache, v_cache, token, *tables, 0.25, None, None)
+    return attention(q, k_cache, v_cache, None, token, *tables, 0.25, None, None)
 
 
 def test_a_graph_cannot_lose_the_write_or_move_it_behind_the_read() -> None:
-    cache = torch.zeros(2, 4, BLOCK_SIZE, 16)
+    layout = CacheLayout(4, 16, 2, 16, torch.float32)
+    caches, others = layout.allocate("test")[:2], layout.allocate("test")[:2]
     q, k, v = torch.randn(3, 4, 16), torch.randn(3, 2, 16), torch.randn(3, 2, 16)
-    traced = make_fx(_write_then_attend, tracing_mode="fake")(q, k, v, cache, cache.clone())
+    traced = make_fx(_write_then_attend, tracing_mode="fake")(q, k, v, *caches)
     traced.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     nodes = {node.target: node for node in traced.graph.nodes if node.op == "call_function"}
     write, read = (nodes[torch.ops.ozone.kv_write.default], nodes[torch.ops.ozone.attention.default])
     assert write in read.all_input_nodes
     traced.recompile()
-    caches = cache.clone(), cache.clone()
-    assert torch.equal(traced(q, k, v, *caches), _write_then_attend(q, k, v, cache.clone(), cache.clone()))
-    assert torch.equal(caches[0][:, 1, :3], k.transpose(0, 1))
-    assert torch.equal(caches[1][:, 1, :3], v.transpose(0, 1))
+    assert torch.equal(traced(q, k, v, *caches), _write_then_attend(q, k, v, *others))
+    assert torch.equal(caches[0], others[0])
+    assert torch.equal(caches[1], others[1])
+    assert caches[0].count_nonzero() == k.numel()
+
+
+def test_scores_that_are_not_finite_are_not_hidden(op: Callable[..., Tensor]) -> None:
+    batch = make_batch(BATCHES["mixed"])
+    batch.q[25] = math.nan
+    broken = batch.attend(0.3, op=op).isnan().flatten(1).any(1)
+    assert broken.nonzero().flatten().tolist() == [25]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ozone.ops
+from ozone.ops.kv_cache import CacheLayout, KVCache
 from ozone.ops.linear_gguf import packed_gguf_shape
 from ozone.ops.linear_int8 import pack_int8
 from ozone.ops.quantize import quantize_int8_group
@@ -35,6 +36,20 @@ def _packed_gguf(segments: list[int], cols: int) -> torch.Tensor:
     """Packed weights with scales below 1: any bytes are weights."""
     shape = packed_gguf_shape(segments, cols)
     return torch.randint(0, 40, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+_SLOTS = torch.tensor([16, 17, 40])
+
+
+def _q_and_k() -> tuple[torch.Tensor, torch.Tensor]:
+    return _rows(3, 4, 8), _rows(3, 2, 8)
+
+
+def _cache(dtype: torch.dtype = torch.float32) -> KVCache:
+    cache = CacheLayout(4, 16, 2, 8, dtype).allocate("test")
+    for part in cache[:2]:
+        part.copy_(_rows(*part.shape))
+    return cache
 
 
 SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
@@ -97,7 +112,16 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
     ),
     "rms_norm": lambda: (_rows(3, 8), _rows(8), 1e-5),
     "fused_add_rms_norm": lambda: (_rows(3, 8), _rows(3, 8), _rows(8), 1e-5),
-    "rotary_embedding": lambda: (_rows(3, 4, 8), _rows(3, 2, 8), torch.tensor([0, 1, 5]), _rows(6, 8)),
+    "rotary_embedding": lambda: (*_q_and_k(), torch.tensor([0, 1, 5]), _rows(6, 8), False),
+    "qk_norm_rotary_embedding": lambda: (
+        *_q_and_k(),
+        _rows(8),
+        _rows(8),
+        1e-5,
+        torch.tensor([0, 1, 5]),
+        _rows(6, 8),
+        True,
+    ),
     "silu_and_mul": lambda: (_rows(3, 8),),
     "gelu_tanh_and_mul": lambda: (_rows(3, 8),),
     "add": lambda: (_rows(3, 8), _rows(3, 8)),
@@ -110,17 +134,31 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
     "quantize_int8_token": lambda: (_rows(3, 32),),
     "quantize_int8_group": lambda: (_rows(3, 32), 16),
     "pad": lambda: (_rows(3, 8), 32),
-    "kv_write": lambda: (
+    "kv_write": lambda: (*_q_and_k()[1:], *_q_and_k()[1:], *_cache(), _SLOTS),
+    "rotary_embedding_kv_write": lambda: (
+        *_q_and_k(),
         _rows(3, 2, 8),
+        torch.tensor([0, 1, 5]),
+        _rows(6, 8),
+        False,
+        *_cache(),
+        _SLOTS,
+    ),
+    "qk_norm_rotary_embedding_kv_write": lambda: (
+        *_q_and_k(),
         _rows(3, 2, 8),
-        torch.zeros(2, 4, 16, 8),
-        torch.zeros(2, 4, 16, 8),
-        torch.tensor([16, 17, 40]),
+        _rows(8),
+        _rows(8),
+        1e-5,
+        torch.tensor([0, 1, 5]),
+        _rows(6, 8),
+        False,
+        *_cache(torch.int8),
+        _SLOTS,
     ),
     "attention": lambda: (
         _rows(3, 4, 8),
-        _rows(2, 4, 16, 8),
-        _rows(2, 4, 16, 8),
+        *_cache(),
         torch.empty(0),
         torch.tensor([[1, 2], [3, 0]]),
         torch.tensor([0, 1, 3]),
