@@ -1,12 +1,17 @@
-"""What tests of native code share."""
+"""What tests share: how inputs are drawn, and native code under each instruction set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ozone.native import library
+
+# A machine that is busy with something else draws inputs slowly; that is no fault of a test.
+settings.register_profile("ozone", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("ozone")
 
 _NATIVE = library()
 
