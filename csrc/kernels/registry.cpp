@@ -7,6 +7,7 @@
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
+#include "kernels/gather.h"
 #include "kernels/linear_float.h"
 #include "kernels/linear_fp8.h"
 #include "kernels/linear_gguf.h"

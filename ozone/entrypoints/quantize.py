@@ -36,8 +36,11 @@ from ozone.weights.safetensors_source import INDEX
 from ozone.weights.safetensors_writer import PlannedTensor, SafetensorsWriter
 from ozone.weights.source import RawTensor, WeightSource
 
-# Written for this purpose: prose, dialogue, code, numbers, lists and a few languages.
+# Prose, dialogue, code, numbers, lists and a few languages, written for this purpose, between parts of works
+# that nobody owns any more: Carroll, Alice's Adventures in Wonderland (1865); Shakespeare, As You Like It;
+# Milton, Paradise Lost (1667).
 SAMPLE = Path(__file__).with_name("data") / "calibration.txt"
+_STAGING = ".ozone-quantize-"
 _WINDOW = 512
 _LEAST_TOKENS = 64
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -99,7 +102,9 @@ def quantize(
     _check_out(request, files)
     work = _Work(request, files)
     request.out.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".ozone-quantize-", dir=request.out))
+    for abandoned in request.out.glob(f"{_STAGING}*"):  # by a run that was killed
+        shutil.rmtree(abandoned)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=request.out))
     try:
         written = work.write_weights(staging, progress)
         written += _write_small_files(staging, files, work.changes_to_config())
@@ -119,7 +124,8 @@ def _check_out(request: Request, files: ModelFiles) -> None:
         raise ConfigError(f"{out}: not a directory")
     if out.exists() and out.resolve() == source.resolve():
         raise ConfigError(f"{out}: is where the model is; name another directory")
-    if out.exists() and any(out.iterdir()) and not request.force:
+    holds = [path for path in out.iterdir() if not path.name.startswith(_STAGING)] if out.exists() else []
+    if holds and not request.force:
         raise ConfigError(
             f"{out}: not empty; name another directory, or overwrite the model in it with --force"
         )

@@ -50,6 +50,7 @@ _SCHEMAS: tuple[OpSchema, ...] = (
         "(Tensor x, Tensor x_scale, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? residual, "
         "int rows, ScalarType dtype) -> Tensor",
     ),
+    OpSchema("gather_columns", "(Tensor x, Tensor order) -> Tensor"),
     OpSchema(
         "linear_int4",
         "(Tensor x, Tensor weight, Tensor scales, Tensor? zeros, Tensor? bias, Tensor? residual, int rows, "

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = 128  # columns whose errors are carried beyond them together
+_BLOCK = 64  # columns whose errors are carried beyond them together
 _DAMPING = 0.01  # of the mean diagonal, added to it: what a short text does not tell
 
 
@@ -18,8 +18,8 @@ class Grid(NamedTuple):
     """Where the weights of a group may lie: ``(integer - zero) * scale``, integers 0 to 15.
 
     Attributes:
-        scales: (rows,), in the type in which they are kept.
-        zeros: (rows,) float32.
+        scales: (rows, groups), in the type in which they are kept.
+        zeros: (rows, groups) float32.
     """
 
     scales: Tensor
@@ -30,52 +30,57 @@ class Rounded(NamedTuple):
     """
     Attributes:
         integers: (rows, columns) float32, 0 to 15.
-        scales, zeros: (rows, groups), as in `Grid`.
-        meant: (rows, columns) float32, what they stand for.
+        grid: what they stand for.
+        meant: (rows, columns) float32: that.
     """
 
     integers: Tensor
-    scales: Tensor
-    zeros: Tensor
+    grid: Grid
     meant: Tensor
 
 
 def round_with_feedback(
-    weight: Tensor, products: Tensor, group_size: int, find_grid: Callable[[Tensor], Grid]
+    weight: Tensor, products: Tensor, group_size: int, find_grid: Callable[[Tensor, Tensor], Grid]
 ) -> Rounded:
     """
     Args:
         weight: (rows, columns) float32.
         products: (columns, columns) float32, sums of products of the input's columns.
-        group_size: columns that share a grid: a divisor of 128, or all of them.
-        find_grid: the grid for a group's weights (rows, columns of the group).
+        group_size: columns that share a grid.
+        find_grid: the grids for weights (rows, groups, columns of a group) whose errors count as much as
+            their columns' squares, (groups, columns of a group).
     """
-    columns = weight.shape[1]
-    rest = weight.clone()
-    integers, meant = torch.empty_like(weight), torch.empty_like(weight)
-    feedback = _feedback(products)
-    grids: list[Grid] = []
+    squares = products.diagonal()
+    groups = weight.view(len(weight), -1, group_size)
+    grid = find_grid(groups, squares.view(-1, group_size))
+    scales = grid.scales.to(torch.float32).repeat_interleave(group_size, 1)
+    zeros = grid.zeros.repeat_interleave(group_size, 1)
+    # Columns that matter most come first, while there are many to make up for them.
+    order = squares.argsort(descending=True)
+    integers = _in_order(
+        weight[:, order], scales[:, order], zeros[:, order], _feedback(products[order][:, order])
+    )
+    placed = torch.empty_like(weight)
+    placed[:, order] = integers
+    return Rounded(placed, grid, (placed - zeros) * scales)
+
+
+def _in_order(rest: Tensor, scales: Tensor, zeros: Tensor, feedback: Tensor) -> Tensor:
+    """The integers of each column, all (rows, columns); `rest` is changed."""
+    columns = rest.shape[1]
+    integers = torch.empty_like(rest)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
-        block, of_block = rest[:, start:end], feedback[start:end, start:end]
-        errors = torch.empty_like(block)
-        for i in range(end - start):
-            if (start + i) % group_size == 0:
-                grids.append(find_grid(rest[:, start + i : start + i + group_size]))
-                scales, zeros = grids[-1].scales.to(torch.float32), grids[-1].zeros
-            column = block[:, i]
-            numbers = ((column / scales).round_() + zeros).clamp_(0, 15)
-            value = (numbers - zeros) * scales
-            integers[:, start + i], meant[:, start + i] = numbers, value
-            errors[:, i] = (column - value) / of_block[i, i]
-            block[:, i + 1 :] -= errors[:, i, None] * of_block[i, i + 1 :]
-        rest[:, end:] -= errors @ feedback[start:end, end:]
-    return Rounded(
-        integers,
-        torch.stack([grid.scales for grid in grids], 1),
-        torch.stack([grid.zeros for grid in grids], 1),
-        meant,
-    )
+        errors = torch.empty_like(rest[:, start:end])
+        for i in range(start, end):
+            column = rest[:, i]
+            numbers = ((column / scales[:, i]).round_() + zeros[:, i]).clamp_(0, 15)
+            integers[:, i] = numbers
+            error = (column - (numbers - zeros[:, i]) * scales[:, i]) / feedback[i, i]
+            rest[:, i + 1 : end].addr_(error, feedback[i, i + 1 : end], alpha=-1)
+            errors[:, i - start] = error
+        rest[:, end:].addmm_(errors, feedback[start:end, end:], alpha=-1)
+    return integers
 
 
 def _feedback(products: Tensor) -> Tensor:

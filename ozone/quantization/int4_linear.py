@@ -13,6 +13,7 @@ from torch import Tensor
 from ozone.errors import ModelFileError
 from ozone.layers.checkpoint import Checkpoint, meta_parameter, parameter
 from ozone.layers.linear import Linear
+from ozone.ops.gather import gather_columns
 from ozone.ops.linear_int4 import (
     allocate_int4,
     allocate_int4_scales,
@@ -79,7 +80,7 @@ class Int4Linear:
             for linear in take_apart(layer, [self] * len(orders)):
                 linear.load(checkpoint)
             return
-        layer.column_order = None if orders[0] is None else parameter(orders[0])
+        layer.column_order = None if orders[0] is None else parameter(orders[0].to(torch.int32))
         layer.weight = parameter(allocate_int4("weights", layer.out_features, columns))
         row = 0
         for name, size in zip(layer.names, layer.out_sizes, strict=True):
@@ -119,7 +120,7 @@ class Int4Linear:
 
     def apply(self, layer: Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if layer.column_order is not None:
-            x = x.index_select(1, layer.column_order)
+            x = gather_columns(x, layer.column_order)
         return linear_int4(
             x,
             layer.weight,

@@ -144,11 +144,11 @@ class Recipe:
         )
         tensors = {
             "weight_packed": pack_nibbles(rounded.integers),
-            "weight_scale": rounded.scales,
+            "weight_scale": rounded.grid.scales,
             "weight_shape": torch.tensor([rows, columns]),
         }
         if not self.symmetric:
-            tensors["weight_zero_point"] = pack_nibbles(rounded.zeros.t()).t().contiguous()
+            tensors["weight_zero_point"] = pack_nibbles(rounded.grid.zeros.t()).t().contiguous()
         return tensors, rounded.meant
 
     def config(self, ignore: list[str]) -> dict[str, Any]:
@@ -219,30 +219,30 @@ def pack_nibbles(integers: Tensor) -> Tensor:
     return (low | high << 4).reshape(-1).view(torch.int32).view(len(integers), -1)
 
 
-def _symmetric_grid(weights: Tensor, dtype: torch.dtype) -> Grid:
-    """8 stands for zero. Of several scales, for each row the one with the least sum of squared errors."""
-    largest = weights.abs().amax(1)
+def _symmetric_grid(weights: Tensor, squares: Tensor, dtype: torch.dtype) -> Grid:
+    """8 stands for zero. Of several scales, for each group the one with the least sum of squared errors."""
+    largest = weights.abs().amax(-1)
     zeros = torch.full_like(largest, 8.0)
-    return _best(weights, (Grid(_kept(largest / d, dtype), zeros) for d in _DIVISORS))
+    return _best(weights, squares, (Grid(_kept(largest / d, dtype), zeros) for d in _DIVISORS))
 
 
-def _grid_with_zeros(weights: Tensor, dtype: torch.dtype) -> Grid:
-    """Scales and zero points for shares of each row's range."""
-    low, high = weights.amin(1).clamp_(max=0), weights.amax(1).clamp_(min=0)
+def _grid_with_zeros(weights: Tensor, squares: Tensor, dtype: torch.dtype) -> Grid:
+    """Scales and zero points for shares of each group's range."""
+    low, high = weights.amin(-1).clamp_(max=0), weights.amax(-1).clamp_(min=0)
     grids = []
     for share in _SHARES:
         scales = _kept((high - low) * (share / 15), dtype)
         grids.append(Grid(scales, (-low * share / scales.to(torch.float32)).round_().clamp_(0, 15)))
-    return _best(weights, grids)
+    return _best(weights, squares, grids)
 
 
-def _best(weights: Tensor, grids: Iterable[Grid]) -> Grid:
+def _best(weights: Tensor, squares: Tensor, grids: Iterable[Grid]) -> Grid:
     chosen: Grid | None = None
-    least = torch.full((len(weights),), torch.inf)
+    least = torch.full(weights.shape[:2], torch.inf)
     for grid in grids:
-        scales, zeros = grid.scales.to(torch.float32)[:, None], grid.zeros[:, None]
+        scales, zeros = grid.scales.to(torch.float32).unsqueeze(-1), grid.zeros.unsqueeze(-1)
         integers = ((weights / scales).round_() + zeros).clamp_(0, 15)
-        errors = (integers.sub_(zeros) * scales).sub_(weights).square_().sum(1)
+        errors = (integers.sub_(zeros) * scales).sub_(weights).square_().mul_(squares).sum(-1)
         better = errors < least
         if chosen is None:
             chosen = grid

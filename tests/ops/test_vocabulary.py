@@ -76,6 +76,7 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
         5,
         torch.float32,
     ),
+    "gather_columns": lambda: (_rows(3, 8), torch.arange(7, -1, -1, dtype=torch.int32)),
     "linear_int4": lambda: (
         _rows(3, 16),
         torch.arange(80, dtype=torch.uint8).view(5, 16) % 16,

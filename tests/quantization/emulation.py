@@ -73,8 +73,10 @@ class EmulatedLinear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.quantized.weight.to(x.dtype)
-        return functional.linear(self.quantized.inputs(x), weight, self.bias)
+        """In float32 whatever the type of `x`, to which the result is rounded."""
+        bias = None if self.bias is None else self.bias.to(torch.float32)
+        rounded = self.quantized.inputs(x.to(torch.float32))
+        return functional.linear(rounded, self.quantized.weight, bias).to(x.dtype)
 
 
 def emulate(model: PreTrainedModel, quantized: Mapping[str, Quantized]) -> PreTrainedModel:

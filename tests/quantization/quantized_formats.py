@@ -141,6 +141,32 @@ def rounding_of(inputs: Mapping[str, Any] | None, input_scale: float | None) -> 
     return fp8_token if floating else int8_token
 
 
+def read_emulation(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """`model` changed to what the checkpoint of `folder` means, of one group of linears."""
+    tensors = load_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    group = config["config_groups"]["group_0"]
+    scheme = QuantizationScheme.model_validate(group)
+    compressor = BaseCompressor.get_value_from_registry(config["format"])
+    matrices = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            state = parts_of(name, tensors)
+            scale = state.pop("input_scale", None)
+            rounding = rounding_of(group["input_activations"], None if scale is None else float(scale))
+            state["weight_scale"] = state["weight_scale"].to(torch.float32)
+            rows, columns = module.weight.shape
+            meant = compressor.decompress(state, scheme)["weight"][:rows, :columns]
+            matrices[name] = Quantized({}, meant, rounding)
+    return emulate(model, matrices)
+
+
+def parts_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a checkpoint stores for one linear, by name after the linear's own."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
 # --- quant_method: fp8 --------------------------------------------------------------------------------------
 
 

@@ -7,14 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import emulation
 import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from model_harness import make_requests, open_runner, step
-from quantized_formats import rounding_of
+from quantized_formats import read_emulation
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -84,11 +83,6 @@ def _quantize(source: Path, out: Path, scheme: str, text: Path, **options: Any) 
     return quantize(Request(str(source), out, recipe, calibration=text, **options))
 
 
-def _of(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    start = f"{name}."
-    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
-
-
 def _our_logits(folder: Path) -> tuple[np.ndarray, torch.Tensor]:
     runner = open_runner(folder)
     (request,) = make_requests(runner.vocab_size, [50])
@@ -154,25 +148,7 @@ def test_ozone_computes_what_the_dequantized_model_does(scheme: str, text: Path,
     """Also where widths are no multiples of 128."""
     model = _save_model(tmp_path / "source", hidden_size=96, intermediate_size=160, head_dim=32)
     _quantize(tmp_path / "source", tmp_path / "out", scheme, text)
-    tensors = load_file(tmp_path / "out" / "model.safetensors")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
-    group = config["config_groups"]["group_0"]
-    validated = QuantizationScheme.model_validate(group)
-    compressor = BaseCompressor.get_value_from_registry(config["format"])
-    matrices = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            start = f"{name}."
-            state = {
-                key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
-            }
-            scale = state.pop("input_scale", None)
-            rounding = rounding_of(group["input_activations"], None if scale is None else float(scale))
-            meant = compressor.decompress(state, validated)["weight"][
-                : module.out_features, : module.in_features
-            ]
-            matrices[name] = emulation.Quantized({}, meant, rounding)
-    reference = emulation.emulate(model, matrices)
+    reference = read_emulation(tmp_path / "out", model)
     ours, token_ids = _our_logits(tmp_path / "out")
     with torch.inference_mode():
         theirs = reference(token_ids).logits[0].numpy()
@@ -191,7 +167,7 @@ def test_error_feedback_serves_the_inputs_better_than_rounding(
     weight = torch.randn(32, 64)
 
     def error(products: torch.Tensor) -> float:
-        rounded = round_with_feedback(weight, products, 32, lambda w: _symmetric_grid(w, torch.float32))
+        rounded = round_with_feedback(weight, products, 32, lambda w, s: _symmetric_grid(w, s, torch.float32))
         assert torch.equal(rounded.integers, rounded.integers.round().clamp(0, 15))
         return float((inputs @ (weight - rounded.meant).t()).square().mean())
 
