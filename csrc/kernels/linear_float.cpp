@@ -138,7 +138,7 @@ __attribute__((noinline)) void add_steps(float* sums, const T* w, const typename
             total[t][v] = first ? splat(0) : load(sums + t * kPanelRows + v * kLanes);
     for (int64_t s = 0; s < steps; ++s) {
         F::step(total, w, x);
-        prefetch.step();
+        prefetch.template step<(tokens > kTile / 2)>();
         w += kPanelRows * F::kStep;
         x += tokens * F::kUnits;
     }
@@ -266,7 +266,7 @@ void product(const LinearFloat& p, int rank, int size) {
                     for (int part = 0; part < parts; ++part)
                         add_steps_of<T>(n, sums + t * kPanelRows + part * vectors * kLanes,
                                         w + part * vectors * kLanes * F::kStep, activations, count, s == 0,
-                                        prefetch_for(w, count, step_bytes, t / kTile * parts + part, tiles * parts));
+                                        prefetch_for(w, count, step_bytes, t * parts + part * n, n, tokens * parts));
                 }
             }
             for (int64_t t = 0; t < tokens; ++t) {

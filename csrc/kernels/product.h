@@ -38,25 +38,28 @@ struct Prefetch {
     const char* at;
     int64_t apart, advance;
 
+    // Into the second-level cache where arithmetic takes most of the time, and first-level lines are worth more as
+    // what they hold; else into the first.
+    template <bool busy>
     OZONE_INLINE void step() {
-        __builtin_prefetch(at);
-        __builtin_prefetch(at + apart);
-        __builtin_prefetch(at + 2 * apart);
+        constexpr int kLevel = busy ? 2 : 3;
+        __builtin_prefetch(at, 0, kLevel);
+        __builtin_prefetch(at + apart, 0, kLevel);
+        __builtin_prefetch(at + 2 * apart, 0, kLevel);
         at += advance;
     }
 };
 
-// The prefetches of pass `pass` of `passes` over the same weights, `steps` steps of `step_bytes` (at most 192).
-// A single pass runs ahead of itself by as much as memory needs to answer. Several passes share the work of
-// fetching the weights that come next, so that memory is busy while they compute.
-inline Prefetch prefetch_for(const void* weights, int64_t steps, int64_t step_bytes, int64_t pass, int64_t passes) {
+// The prefetches of a pass of the tokens [first, first + count) of `tokens` over `steps` steps of weights of
+// `step_bytes` (at most 192) each. A single pass runs ahead of itself by as much as memory needs to answer. Several
+// passes share the work of fetching the weights that come next, so that memory is busy while they compute.
+inline Prefetch prefetch_for(const void* weights, int64_t steps, int64_t step_bytes, int64_t first, int64_t count,
+                             int64_t tokens) {
     constexpr int64_t kLine = 64, kAhead = 8 << 10;
     const char* at = static_cast<const char*>(weights);
-    if (passes == 1) return {at + kAhead, kLine, step_bytes};
-    const int64_t sharers = passes < 3 ? passes : 3;
-    if (pass >= sharers) return {at, 0, 0};
-    const int64_t advance = step_bytes / sharers;
-    return {at + steps * (step_bytes + pass * advance), sharers == 2 ? kLine : 0, advance};
+    if (count == tokens) return {at + kAhead, kLine, step_bytes};
+    const int64_t advance = step_bytes * count / tokens;
+    return {at + steps * step_bytes + steps * (step_bytes * first / tokens), advance > kLine ? kLine : 0, advance};
 }
 
 }  // namespace ozone::OZONE_ISA
