@@ -125,7 +125,7 @@ struct Format<bf16> {
 };
 
 // Adds to the sums of a tile, (tokens, 48), what `steps` steps of a panel contribute.
-template <typename T, int tokens>
+template <typename T, int tokens, bool busy>
 __attribute__((noinline)) void add_steps(float* sums, const T* w, const typename Format<T>::Unit* x, int64_t steps,
                                          bool first, Prefetch prefetch) {
     using F = Format<T>;
@@ -138,7 +138,7 @@ __attribute__((noinline)) void add_steps(float* sums, const T* w, const typename
             total[t][v] = first ? splat(0) : load(sums + t * kPanelRows + v * kLanes);
     for (int64_t s = 0; s < steps; ++s) {
         F::step(total, w, x);
-        prefetch.template step<(tokens > kTile / 2)>();
+        prefetch.template step<busy>();
         w += kPanelRows * F::kStep;
         x += tokens * F::kUnits;
     }
@@ -149,10 +149,12 @@ __attribute__((noinline)) void add_steps(float* sums, const T* w, const typename
 }
 
 template <typename T, int most = kTile, typename... Arguments>
-OZONE_INLINE void add_steps_of(int tokens, Arguments... arguments) {
+OZONE_INLINE void add_steps_of(int tokens, bool busy, Arguments... arguments) {
     if constexpr (most > 1)
-        if (tokens < most) return add_steps_of<T, most - 1>(tokens, arguments...);
-    add_steps<T, most>(arguments...);
+        if (tokens < most) return add_steps_of<T, most - 1>(tokens, busy, arguments...);
+    if constexpr (most <= kTile / 2)
+        if (!busy) return add_steps<T, most, false>(arguments...);
+    add_steps<T, most, true>(arguments...);
 }
 
 #if defined(__AVX512F__)
@@ -264,7 +266,7 @@ void product(const LinearFloat& p, int rank, int size) {
                     }
                     const int vectors = tile_vectors(n), parts = kPanelVectors / vectors;
                     for (int part = 0; part < parts; ++part)
-                        add_steps_of<T>(n, sums + t * kPanelRows + part * vectors * kLanes,
+                        add_steps_of<T>(n, tiles > 1, sums + t * kPanelRows + part * vectors * kLanes,
                                         w + part * vectors * kLanes * F::kStep, activations, count, s == 0,
                                         prefetch_for(w, count, step_bytes, t * parts + part * n, n, tokens * parts));
                 }
