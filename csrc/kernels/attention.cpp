@@ -32,6 +32,7 @@ struct Chunks {
 Chunks chunks_of(int64_t seen_to, int64_t window) {
     const int64_t first = window && window < seen_to ? seen_to - window : 0;
     const int64_t begin = first / kTilePositions * kTilePositions, span = seen_to - begin;
+    if (span <= 0) return {0, 0, 0};
     int64_t count = (span + kChunkPositions - 1) / kChunkPositions;
     if (count > kMaxChunks) count = kMaxChunks;
     const int64_t tiles = (span + kTilePositions - 1) / kTilePositions;
@@ -341,8 +342,7 @@ class Task {
         }
         // Behind the last key lies what an earlier request left. Zero times that is not zero if it is a NaN.
         if (keys % kTilePositions) {
-            std::memcpy(work_.last_values, tiles[count - 1], size * sizeof(Element));
-            clear_behind(work_.last_values, keys % kTilePositions);
+            copy_until(work_.last_values, tiles[count - 1], keys % kTilePositions);
             tiles[count - 1] = work_.last_values;
         }
         for (int64_t row = 0; row < rows_; row += kRows)
@@ -365,11 +365,13 @@ class Task {
                            kStepKeys / Form::kPack, tiles, count, column, columns_);
     }
 
-    // Zeros for the positions of a tile of values from `position` on.
-    void clear_behind(Element* tile, int64_t position) const {
-        for (int64_t i = position; i < kTilePositions; ++i)
-            for (int64_t column = 0; column < columns_; ++column)
-                tile[i / Form::kPack * Form::kPack * columns_ + column * Form::kPack + i % Form::kPack] = Element{};
+    // A copy of a tile of values with zeros for the positions from `position` on.
+    void copy_until(Element* to, const Element* tile, int64_t position) const {
+        const int64_t row = columns_ * Form::kPack, whole = position / Form::kPack * row;
+        std::memcpy(to, tile, whole * sizeof(Element));
+        std::memset(to + whole, 0, (kTilePositions * columns_ - whole) * sizeof(Element));
+        if (position % Form::kPack)  // the first of a pair
+            for (int64_t i = 0; i < row; i += Form::kPack) to[whole + i] = tile[whole + i];
     }
 
     void finish() {
@@ -507,7 +509,7 @@ void run(const AttentionMerge& p, int rank, int size) {
         const int64_t i = at / p.heads, first = p.query_start_loc[i];
         if (p.query_start_loc[i + 1] - first != 1) continue;
         const int64_t count = chunks_of(p.seq_lens[i], p.window).count;
-        if (count == 1) continue;
+        if (count <= 1) continue;
         const float* partials = p.partials + at * p.chunks * width;
         float weights[kMaxChunks];
         for (int64_t c = 0; c < kMaxChunks; ++c) weights[c] = c < count ? partials[c * width] : kMinusInfinity;

@@ -63,8 +63,8 @@ def _native_attention(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    (q, q_stride), shape, dtype = dense_heads(q), q.shape, DTYPES[q.dtype]
-    _, heads, head_dim = shape
+    (q, q_stride), kind = dense_heads(q), q.dtype
+    (tokens, heads, head_dim), dtype = q.shape, DTYPES[kind]
     _, kv_heads, tiles, steps, _, pack = k_cache.shape
     block_tables = as_int32(block_tables)
     query_starts, lengths = as_int32(query_start_loc), as_int32(seq_lens)
@@ -72,7 +72,7 @@ def _native_attention(
     block_size, cache_stride = tiles * TILE_POSITIONS, k_cache.stride()
     chunks = min(-(-blocks * block_size // _CHUNK_POSITIONS), _MAX_CHUNKS)
     partials = _partials.at_least(4 * requests * heads * chunks * (_PARTIAL_HEADER + steps * pack))
-    out = torch.empty(shape, dtype=q.dtype)
+    out = torch.empty(tokens, heads, head_dim, dtype=kind)
     out_address, starts_address, lengths_address = (
         out.data_ptr(),
         query_starts.data_ptr(),

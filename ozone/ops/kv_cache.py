@@ -189,10 +189,10 @@ def _native_rotary_embedding_kv_write(
     kv_scales: Tensor | None,
     slot_mapping: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    tokens, heads, head_dim = q.shape
     (q, q_stride), (k, k_stride), (v, v_stride) = dense_heads(q), dense_heads(k), dense_heads(v)
     cache_stride, positions, dtype = k_cache.stride(), as_int32(positions), q.dtype
-    q_out = torch.empty(q.shape, dtype=dtype)
+    tokens, heads, head_dim = q.shape
+    q_out = torch.empty(tokens, heads, head_dim, dtype=dtype)
     _rotary_embedding_kv_write(
         q_out.data_ptr(),
         q.data_ptr(),
@@ -265,10 +265,10 @@ def _native_qk_norm_rotary_embedding_kv_write(
     kv_scales: Tensor | None,
     slot_mapping: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    tokens, heads, head_dim = q.shape
     (q, q_stride), (k, k_stride), (v, v_stride) = dense_heads(q), dense_heads(k), dense_heads(v)
     cache_stride, positions, dtype = k_cache.stride(), as_int32(positions), q.dtype
-    q_out = torch.empty(q.shape, dtype=dtype)
+    tokens, heads, head_dim = q.shape
+    q_out = torch.empty(tokens, heads, head_dim, dtype=dtype)
     _qk_norm_rotary_embedding_kv_write(
         q_out.data_ptr(),
         q.data_ptr(),

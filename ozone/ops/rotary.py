@@ -35,10 +35,10 @@ def _fake(q: Tensor, k: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 def _native_rotary_embedding(
     q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool
 ) -> tuple[Tensor, Tensor]:
-    tokens, heads, head_dim = q.shape
-    k_shape, positions = k.shape, as_int32(positions)
-    (q, q_stride), (k, k_stride) = dense_heads(q), dense_heads(k)
-    q_out, k_out = torch.empty(q.shape, dtype=q.dtype), torch.empty(k_shape, dtype=q.dtype)
+    (q, q_stride), (k, k_stride), positions = dense_heads(q), dense_heads(k), as_int32(positions)
+    (tokens, heads, head_dim), kv_heads, dtype = q.shape, k.shape[1], q.dtype
+    q_out = torch.empty(tokens, heads, head_dim, dtype=dtype)
+    k_out = torch.empty(tokens, kv_heads, head_dim, dtype=dtype)
     _rotary_embedding(
         q_out.data_ptr(),
         k_out.data_ptr(),
@@ -48,7 +48,7 @@ def _native_rotary_embedding(
         cos_sin.data_ptr(),
         tokens,
         heads,
-        k_shape[1],
+        kv_heads,
         head_dim,
         cos_sin.shape[1],
         q_stride[0],
@@ -56,7 +56,7 @@ def _native_rotary_embedding(
         k_stride[0],
         k_stride[1],
         interleaved,
-        DTYPES[q.dtype],
+        DTYPES[dtype],
     )
     return q_out, k_out
 
@@ -109,10 +109,10 @@ def _native_qk_norm_rotary_embedding(
     cos_sin: Tensor,
     interleaved: bool,
 ) -> tuple[Tensor, Tensor]:
-    tokens, heads, head_dim = q.shape
-    k_shape, positions = k.shape, as_int32(positions)
-    (q, q_stride), (k, k_stride) = dense_heads(q), dense_heads(k)
-    q_out, k_out = torch.empty(q.shape, dtype=q.dtype), torch.empty(k_shape, dtype=q.dtype)
+    (q, q_stride), (k, k_stride), positions = dense_heads(q), dense_heads(k), as_int32(positions)
+    (tokens, heads, head_dim), kv_heads, dtype = q.shape, k.shape[1], q.dtype
+    q_out = torch.empty(tokens, heads, head_dim, dtype=dtype)
+    k_out = torch.empty(tokens, kv_heads, head_dim, dtype=dtype)
     _qk_norm_rotary_embedding(
         q_out.data_ptr(),
         k_out.data_ptr(),
@@ -124,7 +124,7 @@ def _native_qk_norm_rotary_embedding(
         cos_sin.data_ptr(),
         tokens,
         heads,
-        k_shape[1],
+        kv_heads,
         head_dim,
         cos_sin.shape[1],
         q_stride[0],
@@ -133,7 +133,7 @@ def _native_qk_norm_rotary_embedding(
         k_stride[1],
         interleaved,
         eps,
-        DTYPES[q.dtype],
+        DTYPES[dtype],
     )
     return q_out, k_out
 
