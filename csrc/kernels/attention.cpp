@@ -20,6 +20,9 @@ constexpr int64_t kBlockRows = 48;
 // Floats that a row of probabilities or scores takes.
 constexpr int64_t kRowFloats = kStepKeys;
 
+// Up to so many, the products decode what they read.
+constexpr int64_t kRowsThatDecode = 2 * kRows;
+
 constexpr float kMinusInfinity = -__builtin_inff();
 
 // ---- how requests are cut ----
@@ -67,15 +70,15 @@ struct Workspace {
     using Element = typename Form::Element;
     using Scalar = typename Form::Scalar;
 
-    float* scores;         // [kBlockRows][kStepKeys]
+    float* scores;           // [kBlockRows][kStepKeys]
     Element* probabilities;  // the same
-    float* out;            // [kBlockRows][columns]
-    Scalar* queries;       // [rows / kRows][steps][kRows]
-    Element* keys;         // decoded: [kStepTiles][16 * columns]
+    float* out;              // [kBlockRows][columns]
+    Scalar* queries;         // [rows / kRows][steps][kRows]
+    Element* keys;           // decoded: [kStepTiles][16 * columns]
     Element* values;
-    Element* last_values;  // a tile that is not full
-    float* factors;        // [kStepKeys]: of scores
-    float* value_scales;   // [kStepKeys], of int8
+    Element* last_values;    // a tile that is not full
+    float* factors;          // [kStepKeys]: of scores
+    float* value_scales;     // [kStepKeys], of int8
 
     Workspace(int64_t columns) {
         std::byte* at = scratch();
@@ -108,7 +111,6 @@ template <typename Form, typename C>
 class Task {
     using Element = typename Form::Element;
     using Scalar = typename Form::Scalar;
-    static constexpr bool kDirect = __is_same(Element, C);
     static constexpr bool kScaledByPosition = __is_same(C, int8_t);
 
   public:
@@ -223,31 +225,45 @@ class Task {
         for (int64_t i = keys; i < count * kTilePositions; ++i) work_.value_scales[i] = 0;
     }
 
+    // Tiles that few rows see are decoded as they are multiplied; others once, to memory.
+    bool reads_cache() const { return __is_same(Element, C) || rows_ <= kRowsThatDecode; }
+
     void score(int64_t count) {
-        const Element* tiles[kStepTiles + kAhead];
-        for (int64_t i = 0; i < count + kAhead; ++i) {
-            if constexpr (kDirect) {
-                tiles[i] = tiles_.keys[i];
-            } else {
-                tiles[i] = work_.keys + (i < count ? i : count - 1) * kTilePositions * columns_;
-                if (i < count)
-                    decode_keys(work_.keys + i * kTilePositions * columns_, tiles_.keys[i], tiles_.keys[i + kAhead],
-                                columns_);
+        if (reads_cache()) return score_from(tiles_.keys, count);
+        if constexpr (!__is_same(Element, C)) {
+            const Element* tiles[kStepTiles + kAhead];
+            for (int64_t i = 0; i < count; ++i) {
+                Element* to = work_.keys + i * kTilePositions * columns_;
+                decode_keys<Form>(to, tiles_.keys[i], tiles_.keys[i + kAhead], columns_);
+                tiles[i] = to;
             }
+            for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
+            score_from(tiles, count);
         }
-        int64_t tile = 0;
-        for (; tile + kKeyTiles <= count; tile += kKeyTiles) score_tiles<kKeyTiles>(tile, tiles + tile);
-        if constexpr (kKeyTiles > 1)
-            for (; tile < count; ++tile) score_tiles<1>(tile, tiles + tile);
     }
 
-    template <int N>
-    OZONE_INLINE void score_tiles(int64_t tile, const Element* const* tiles) {
+    template <typename S>
+    void score_from(const S* const* tiles, int64_t count) {
+        const S* vectors[(kStepTiles + kAhead) * kSplit];
+        for (int64_t i = 0; i < (count + kAhead) * kSplit; ++i)
+            vectors[i] = tiles[i / kSplit] + i % kSplit * kLanes * kPack<S>;
+        constexpr int kWide = Reader<Form, S>::kWide;
+        int64_t v = 0;
+        for (; v + kWide <= count * kSplit; v += kWide) score_vectors<S, kWide>(v, vectors + v);
+        if constexpr (kWide == 4) {
+            for (; v < count * kSplit; ++v) score_vectors<S, 1>(v, vectors + v);
+        } else if (v < count * kSplit) {
+            score_vectors<S, kWide>(v, vectors + v);  // and a tile that comes later, whose scores nobody reads
+        }
+    }
+
+    template <typename S, int V>
+    OZONE_INLINE void score_vectors(int64_t v, const S* const* vectors) {
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
-                scores<Form, R, N>(work_.scores + row * kRowFloats + tile * kTilePositions, kRowFloats,
-                                   work_.queries + row * step_count(), tiles, step_count(),
-                                   work_.factors + tile * kTilePositions);
+                scores<Form, S, R, V>(work_.scores + row * kRowFloats + v * kLanes, kRowFloats,
+                                      work_.queries + row * step_count(), vectors, vectors + kAhead * kSplit,
+                                      step_count(), work_.factors + v * kLanes);
             });
     }
 
@@ -329,49 +345,57 @@ class Task {
     }
 
     void weigh_values(int64_t keys, int64_t count) {
-        const int64_t size = kTilePositions * columns_;
-        const Element* tiles[kStepTiles + kAhead];
-        for (int64_t i = 0; i < count + kAhead; ++i) {
-            if constexpr (kDirect) {
-                tiles[i] = tiles_.values[i];
-            } else {
-                tiles[i] = work_.values + (i < count ? i : count - 1) * size;
-                if (i < count)
-                    decode_values(work_.values + i * size, tiles_.values[i], tiles_.values[i + kAhead], columns_);
+        if (reads_cache()) return weigh_from(tiles_.values, keys, count);
+        if constexpr (!__is_same(Element, C)) {
+            const Element* tiles[kStepTiles + kAhead];
+            for (int64_t i = 0; i < count; ++i) {
+                Element* to = work_.values + i * kTilePositions * columns_;
+                decode_values<Form>(to, tiles_.values[i], tiles_.values[i + kAhead], columns_);
+                tiles[i] = to;
             }
+            for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
+            weigh_from(tiles, keys, count);
         }
+    }
+
+    template <typename S>
+    void weigh_from(const S** tiles, int64_t keys, int64_t count) {
         // Behind the last key lies what an earlier request left. Zero times that is not zero if it is a NaN.
         if (keys % kTilePositions) {
-            copy_until(work_.last_values, tiles[count - 1], keys % kTilePositions);
-            tiles[count - 1] = work_.last_values;
+            S* last = reinterpret_cast<S*>(work_.last_values);
+            copy_until(last, tiles[count - 1], keys % kTilePositions);
+            tiles[count - 1] = last;
         }
+        constexpr int kWide = Reader<Form, S>::kWide;
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
                 int64_t column = 0;
                 for (; column + kWide * kLanes <= columns_; column += kWide * kLanes)
-                    weigh<R, kWide>(row, column, tiles, count);
+                    weigh<S, R, kWide>(row, column, tiles, count);
                 if constexpr (kWide == 4)
                     for (; column + 2 * kLanes <= columns_; column += 2 * kLanes)
-                        weigh<R, 2>(row, column, tiles, count);
-                if constexpr (kLanes == 16)
-                    for (; column < columns_; column += kLanes) weigh<R, 1>(row, column, tiles, count);
+                        weigh<S, R, 2>(row, column, tiles, count);
+                if constexpr (kWide * kLanes > kTilePositions)  // columns come in sixteens
+                    for (; column < columns_; column += kLanes) weigh<S, R, 1>(row, column, tiles, count);
             });
     }
 
-    template <int R, int V>
-    OZONE_INLINE void weigh(int64_t row, int64_t column, const Element* const* tiles, int64_t count) {
-        gather<Form, R, V>(work_.out + row * columns_, columns_, keep_ + row,
-                           reinterpret_cast<const Scalar*>(work_.probabilities + row * kStepKeys),
-                           kStepKeys / Form::kPack, tiles, count, column, columns_);
+    template <typename S, int R, int V>
+    OZONE_INLINE void weigh(int64_t row, int64_t column, const S* const* tiles, int64_t count) {
+        gather<Form, S, R, V>(work_.out + row * columns_, columns_, keep_ + row,
+                              reinterpret_cast<const Scalar*>(work_.probabilities + row * kStepKeys),
+                              kStepKeys / Form::kPack, tiles, count, column, columns_);
     }
 
     // A copy of a tile of values with zeros for the positions from `position` on.
-    void copy_until(Element* to, const Element* tile, int64_t position) const {
-        const int64_t row = columns_ * Form::kPack, whole = position / Form::kPack * row;
-        std::memcpy(to, tile, whole * sizeof(Element));
-        std::memset(to + whole, 0, (kTilePositions * columns_ - whole) * sizeof(Element));
-        if (position % Form::kPack)  // the first of a pair
-            for (int64_t i = 0; i < row; i += Form::kPack) to[whole + i] = tile[whole + i];
+    template <typename S>
+    void copy_until(S* to, const S* tile, int64_t position) const {
+        const int64_t row = columns_ * kPack<S>, whole = position / kPack<S> * row;
+        std::memcpy(to, tile, whole * sizeof(S));
+        std::memset(to + whole, 0, (kTilePositions * columns_ - whole) * sizeof(S));
+        for (int64_t i = 0; i < position % kPack<S>; ++i)
+            for (int64_t column = 0; column < row; column += kPack<S>)
+                to[whole + column + i] = tile[whole + column + i];
     }
 
     void finish() {
@@ -416,24 +440,6 @@ class Task {
     alignas(64) float sums_[kBlockRows][kTilePositions];
     Seen seen_[kBlockRows];
     int64_t positions_[kBlockRows];
-};
-
-// What a cache of type C is multiplied as.
-template <typename C>
-struct FormOf {
-#if defined(__AVX512BF16__)
-    using type = Pairs;
-#else
-    using type = Floats;
-#endif
-};
-template <>
-struct FormOf<float> {
-    using type = Floats;
-};
-template <>
-struct FormOf<f16> {
-    using type = Floats;
 };
 
 void attend(const Attention& p, const Item& item) {
