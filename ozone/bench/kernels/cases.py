@@ -52,6 +52,7 @@ class Case:
 # Each module has `cases() -> Iterator[Case]`. They are imported when the benchmark runs: they need torch.
 _FAMILIES = (
     "ozone.bench.kernels.linear",
+    "ozone.bench.kernels.attention",
     "ozone.bench.kernels.elementwise",
     "ozone.bench.kernels.sampling",
     "ozone.bench.kernels.overhead",
