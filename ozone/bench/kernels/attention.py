@@ -146,7 +146,7 @@ def _sdpa(heads: _Heads, batch: _Batch, copies: int) -> dict[str, list[Call]]:
 
 def _qkv(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Views of one wide matrix, as a merged product gives them."""
-    counts = (_LLAMA.heads, _LLAMA.kv_heads, _LLAMA.kv_heads)
+    counts = [_LLAMA.heads, _LLAMA.kv_heads, _LLAMA.kv_heads]
     q, k, v = torch.split(torch.randn(tokens, sum(counts), _LLAMA.head_dim).to(_BF16), counts, 1)
     return q, k, v
 
