@@ -219,6 +219,7 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
                 config.compilation.custom_ops,
                 compiled=config.compilation.mode != CompilationMode.NONE,
             ),
+            kv_cache_dtype=config.cache.kv_cache_dtype,
         )
     with timer.phase("weights"), progress("Loading weights", " layers") as report:
         load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads, progress=report)

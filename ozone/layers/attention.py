@@ -9,6 +9,7 @@ from ozone.config.model import ModelConfig
 from ozone.errors import ModelFileError
 from ozone.layers.batch import BatchContext
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer
+from ozone.layers.options import BuildOptions
 from ozone.ops.attention import attention
 from ozone.ops.kv_cache import kv_write
 
@@ -26,15 +27,16 @@ _SCALE_NAMES = (
 class Attention(LoadableLayer):
     """Writes new keys and values to this layer's cache, then attends over the cache.
 
-    `name` is the attention block's checkpoint name, under which it may give the scales of an fp8 cache; they
-    are 1 where it does not.
+    `name` is the attention block's checkpoint name, under which the checkpoint may give the scales of an fp8
+    cache; they are 1 where it does not.
     """
 
     fp8_scales: Tensor
 
-    def __init__(self, name: str, config: ModelConfig, layer: int) -> None:
+    def __init__(self, name: str, layer: int, config: ModelConfig, options: BuildOptions) -> None:
         super().__init__()
         self.name = name
+        self.reads_scales = options.kv_cache_dtype == "fp8"
         self.layer = layer
         self.scale = config.attention_scale
         self.window = config.sliding_window if config.layer_types[layer] == "sliding_attention" else None
@@ -43,7 +45,7 @@ class Attention(LoadableLayer):
 
     def load(self, checkpoint: Checkpoint) -> None:
         self.fp8_scales = torch.ones(2)
-        for names in _SCALE_NAMES:
+        for names in _SCALE_NAMES if self.reads_scales else ():
             for part, suffix in enumerate(names):
                 if checkpoint.has(name := f"{self.name}.{suffix}"):
                     scale = float(checkpoint.numbers(name, (), (1,)))

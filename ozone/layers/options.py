@@ -22,6 +22,7 @@ class BuildOptions:
         linear_method: how the weights of the linear of that checkpoint name are stored and multiplied.
         table_method: the same for the embedding or output table of that checkpoint name.
         op: the function to call for the op of that name.
+        kv_cache_dtype: type of the KV cache, as the setting has it.
     """
 
     dtype: torch.dtype
@@ -29,3 +30,4 @@ class BuildOptions:
     linear_method: Callable[[str], LinearMethod]
     table_method: Callable[[str], TableMethod]
     op: OpChoice
+    kv_cache_dtype: str = "auto"

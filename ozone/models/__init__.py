@@ -31,11 +31,17 @@ _RELEASE_AFTER = 32 << 20
 
 
 def build_model(
-    config: ModelConfig, *, dtype: torch.dtype, max_model_len: int, op: OpChoice | None = None
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    max_model_len: int,
+    op: OpChoice | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> CausalLM:
     """The model's structure, with all tensors on the meta device: no memory, no weights yet.
 
-    `op` says which ops run as one node; by default, custom ops run as their references.
+    `op` says which ops run as one node; by default, custom ops run as their references. `kv_cache_dtype` is
+    the setting of that name.
 
     Raises: `ModelFileError` for a family or a quantization scheme that Ozone does not have.
     """
@@ -46,7 +52,9 @@ def build_model(
     family = cast("type[CausalLM]", getattr(importlib.import_module(module), attribute))
     op = op or OpChoice()
     scheme = scheme_for(config, op)
-    options = BuildOptions(dtype, max_model_len, scheme.linear_method, scheme.table_method, op)
+    options = BuildOptions(
+        dtype, max_model_len, scheme.linear_method, scheme.table_method, op, kv_cache_dtype
+    )
     with torch.device("meta"):
         return family(config, options).eval()
 

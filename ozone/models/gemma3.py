@@ -30,7 +30,7 @@ class Gemma3Attention(nn.Module):
         self.q_norm = RMSNorm(f"{name}.q_norm", size, eps, options, offset=config.norm_offset)
         self.k_norm = RMSNorm(f"{name}.k_norm", size, eps, options, offset=config.norm_offset)
         self.rope = rope
-        self.attention = Attention(name, config, layer)
+        self.attention = Attention(name, layer, config, options)
         self.o_proj = OutputProjection(name, config, options)
 
     def forward(self, hidden: Tensor, positions: Tensor, batch: BatchContext) -> Tensor:

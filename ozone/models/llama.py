@@ -26,7 +26,7 @@ class LlamaAttention(nn.Module):
         super().__init__()
         self.qkv_proj = QKVProjection(name, config, options)
         self.rope = rope
-        self.attention = Attention(name, config, layer)
+        self.attention = Attention(name, layer, config, options)
         self.o_proj = OutputProjection(name, config, options)
 
     def forward(self, hidden: Tensor, positions: Tensor, batch: BatchContext) -> Tensor:

@@ -26,7 +26,7 @@ class Qwen3Attention(nn.Module):
         self.q_norm = RMSNorm(f"{name}.q_norm", config.head_dim, config.rms_norm_eps, options)
         self.k_norm = RMSNorm(f"{name}.k_norm", config.head_dim, config.rms_norm_eps, options)
         self.rope = rope
-        self.attention = Attention(name, config, layer)
+        self.attention = Attention(name, layer, config, options)
         self.o_proj = OutputProjection(name, config, options)
 
     def forward(self, hidden: Tensor, positions: Tensor, batch: BatchContext) -> Tensor:

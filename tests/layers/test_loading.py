@@ -85,8 +85,10 @@ def source(config: ModelConfig = CONFIG) -> DictSource:
     return DictSource({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()})
 
 
-def load(weights: DictSource, config: ModelConfig = CONFIG, **options: Any) -> torch.nn.Module:
-    model = build_model(config, dtype=torch.float32, max_model_len=64)
+def load(
+    weights: DictSource, config: ModelConfig = CONFIG, kv_cache_dtype: str = "auto", **options: Any
+) -> torch.nn.Module:
+    model = build_model(config, dtype=torch.float32, max_model_len=64, kv_cache_dtype=kv_cache_dtype)
     load_weights(model, weights, num_threads=2, **options)
     return model
 
@@ -200,7 +202,7 @@ def with_scales(scales: dict[str, float]) -> DictSource:
 
 @pytest.mark.parametrize("names", SCALE_NAMES)
 def test_a_checkpoint_may_give_the_scales_of_an_fp8_cache(names: tuple[str, str]) -> None:
-    model = load(with_scales(dict(zip(names, (0.25, 0.5), strict=True))))
+    model = load(with_scales(dict(zip(names, (0.25, 0.5), strict=True))), kv_cache_dtype="fp8")
     assert [layer.self_attn.attention.fp8_scales.tolist() for layer in model.layers] == [
         [1.0, 1.0],
         [0.25, 0.5],
@@ -208,13 +210,18 @@ def test_a_checkpoint_may_give_the_scales_of_an_fp8_cache(names: tuple[str, str]
 
 
 def test_one_scale_may_be_for_keys_and_values() -> None:
-    model = load(with_scales({"self_attn.kv_scale": 2.0}))
+    model = load(with_scales({"self_attn.kv_scale": 2.0}), kv_cache_dtype="fp8")
     assert model.layers[1].self_attn.attention.fp8_scales.tolist() == [2.0, 2.0]
+
+
+def test_the_scales_do_not_matter_to_a_cache_of_another_type() -> None:
+    model = load(with_scales({"self_attn.k_scale": 0.0}), kv_cache_dtype="int8")
+    assert model.layers[1].self_attn.attention.fp8_scales.tolist() == [1.0, 1.0]
 
 
 def test_a_scale_that_is_not_positive_is_a_mistake_of_the_file() -> None:
     with pytest.raises(ModelFileError, match=r"layers\.1\.self_attn\.k_scale is 0\.0, not positive"):
-        load(with_scales({"self_attn.k_scale": 0.0}))
+        load(with_scales({"self_attn.k_scale": 0.0}), kv_cache_dtype="fp8")
 
 
 def test_rotary_tables_beyond_memory_name_the_flag() -> None:
