@@ -46,9 +46,9 @@ void bind_runtime(nb::module_& m) {
     m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The one that kernels run with.");
     m.def("set_isa", set_isa_by_name, nb::arg("name"), "Choose it. ValueError for one that is not there.");
 
-    m.def("num_threads", [] { return team().size(); }, "Size of the thread team.");
-    m.def("set_num_threads", set_num_threads, nb::arg("size"), nb::call_guard<nb::gil_scoped_release>(),
-          "Replace the thread team. No launch may be under way.");
+    m.def("num_threads", [] { return num_threads(); }, "Size of the thread team.");
+    m.def("set_num_threads", set_num_threads, nb::arg("size"), nb::call_guard<WithoutGil>(),
+          "Replace the thread team, after the launch that is under way.");
 
     m.def("allocate", allocate, nb::arg("name"), nb::arg("size"),
           "A memory region of zeros as an array of bytes, released with the last array over it.");

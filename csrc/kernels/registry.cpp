@@ -44,7 +44,7 @@ namespace ozone {
 namespace {
 
 template <typename Params, void (*variant)(const Params&, int, int)>
-void erased(const void* params, int rank, int size) {
+void erased(const void* params, int rank, int size) noexcept {
     variant(*static_cast<const Params*>(params), rank, size);
 }
 

@@ -29,7 +29,7 @@ struct Field {
     Kind kind;
 };
 
-using KernelFunction = void (*)(const void* params, int rank, int size);
+using KernelFunction = void (*)(const void* params, int rank, int size) noexcept;
 using KernelCost = int64_t (*)(const void* params);
 
 struct Kernel {

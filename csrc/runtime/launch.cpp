@@ -11,10 +11,13 @@ KernelFunction variant(const Kernel& kernel) { return kernel.variants[static_cas
 
 void launch(const Kernel& kernel, const void* params) {
     if (kernel.cost(params) < kAloneBelowBytes) return launch_alone(kernel, params);
-    team().run(variant(kernel), params);
+    run_on_team(variant(kernel), params);
 }
 
-void launch_alone(const Kernel& kernel, const void* params) { variant(kernel)(params, 0, 1); }
+void launch_alone(const Kernel& kernel, const void* params) {
+    scratch();  // kernels must not throw
+    variant(kernel)(params, 0, 1);
+}
 
 const Kernel* find_kernel(std::string_view name) {
     for (const Kernel& kernel : kernels())

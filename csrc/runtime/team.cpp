@@ -1,13 +1,19 @@
 #include "runtime/team.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <memory>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -71,76 +77,137 @@ class Scratch {
         if (memory_ == MAP_FAILED) throw std::bad_alloc();
     }
     ~Scratch() { munmap(memory_, kScratchBytes); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
     std::byte* get() const { return static_cast<std::byte*>(memory_); }
 
   private:
     void* memory_;
 };
 
-std::mutex team_mutex;
-std::unique_ptr<Team>& the_team() {
-    static std::unique_ptr<Team> team;
-    return team;
+thread_local std::byte* scratch_of_worker = nullptr;
+
+class Team {
+  public:
+    explicit Team(int size) : size_(size), scratch_(static_cast<size_t>(size - 1)) {
+        const std::vector<int> cpus = affinity();
+        try {
+            for (int rank = 1; rank < size; ++rank) {
+                workers_.emplace_back([this, rank] { work(rank); });
+                if (static_cast<int>(cpus.size()) >= size) pin(workers_.back(), cpus[static_cast<size_t>(rank)]);
+            }
+        } catch (...) {
+            stop();
+            throw;
+        }
+    }
+    ~Team() { stop(); }
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int size() const { return size_; }
+
+    // One caller at a time.
+    void run(KernelFunction function, const void* params) {
+        function_ = function;
+        params_ = params;
+        busy_.value.store(static_cast<uint32_t>(size_ - 1), std::memory_order_relaxed);
+        started_.value.fetch_add(1, std::memory_order_release);
+        started_.value.notify_all();
+        function(params, 0, size_);
+        for (uint32_t busy = busy_.value.load(std::memory_order_acquire); busy != 0;)
+            busy = wait_while(busy_.value, busy);
+    }
+
+  private:
+    void work(int rank) {
+        scratch_of_worker = scratch_[static_cast<size_t>(rank - 1)].get();
+        // A launch ends when every worker has seen it, so that `started_` is ahead by one at most, also of a worker
+        // that the system starts after the first launch.
+        uint32_t seen = 0;
+        while (true) {
+            seen = wait_while(started_.value, seen);
+            if (stopping_) return;
+            function_(params_, rank, size_);
+            // Only the last one wakes the caller, who may be asleep.
+            if (busy_.value.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.value.notify_all();
+        }
+    }
+
+    void stop() {
+        stopping_ = true;  // read after `started_`
+        started_.value.fetch_add(1, std::memory_order_release);
+        started_.value.notify_all();
+        for (std::thread& worker : workers_) worker.join();
+    }
+
+    struct alignas(64) Counter {
+        std::atomic<uint32_t> value{0};
+    };
+
+    const int size_;
+    KernelFunction function_ = nullptr;
+    const void* params_ = nullptr;
+    bool stopping_ = false;
+    Counter started_;  // launches so far: workers wait for it to change
+    Counter busy_;     // workers that have not finished this launch: the caller waits for zero
+    std::vector<Scratch> scratch_;
+    std::vector<std::thread> workers_;
+};
+
+// Held during a launch and while the team is replaced.
+std::mutex& mutex() {
+    static auto* mutex = new std::mutex;  // as the team never destroyed: threads may launch while the process exits
+    return *mutex;
+}
+Team* the_team = nullptr;
+std::atomic<int> the_size{0};  // 0: not decided
+
+// A forked child has no workers: it makes a team of its own when it launches. The old one is left where it is.
+void survive_forks() {
+    static const int done = pthread_atfork([] { mutex().lock(); }, [] { mutex().unlock(); },
+                                           [] {
+                                               the_team = nullptr;
+                                               mutex().unlock();
+                                           });
+    (void)done;
 }
 
 }  // namespace
 
 std::byte* scratch() {
-    thread_local Scratch memory;
-    return memory.get();
+    if (scratch_of_worker) return scratch_of_worker;
+    thread_local const Scratch mine;
+    return mine.get();
 }
 
-Team::Team(int size) : size_(size) {
-    const std::vector<int> cpus = affinity();
-    for (int rank = 1; rank < size; ++rank) {
-        workers_.emplace_back([this, rank] { work(rank); });
-        if (static_cast<int>(cpus.size()) >= size) pin(workers_.back(), cpus[rank]);
+int num_threads() {
+    int size = the_size.load(std::memory_order_relaxed);
+    if (size) return size;
+    const int found = static_cast<int>(affinity().size());
+    return the_size.compare_exchange_strong(size, found) ? found : size;
+}
+
+void run_on_team(KernelFunction function, const void* params) {
+    scratch();  // before the launch, where it may throw
+    if (num_threads() == 1) return function(params, 0, 1);
+    const std::lock_guard lock(mutex());
+    if (!the_team) {
+        survive_forks();
+        the_team = new Team(num_threads());
     }
-}
-
-Team::~Team() {
-    stopping_ = true;
-    started_.value.fetch_add(1, std::memory_order_release);
-    started_.value.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-}
-
-void Team::run(KernelFunction function, const void* params) {
-    if (size_ == 1) return function(params, 0, 1);
-    const std::lock_guard lock(mutex_);
-    function_ = function;
-    params_ = params;
-    busy_.value.store(static_cast<uint32_t>(size_ - 1), std::memory_order_relaxed);
-    started_.value.fetch_add(1, std::memory_order_release);
-    started_.value.notify_all();
-    function(params, 0, size_);
-    for (uint32_t busy = busy_.value.load(std::memory_order_acquire); busy != 0;)
-        busy = wait_while(busy_.value, busy);
-}
-
-void Team::work(int rank) {
-    uint32_t seen = 0;
-    while (true) {
-        seen = wait_while(started_.value, seen);
-        if (stopping_) return;
-        function_(params_, rank, size_);
-        // Only the last one wakes the caller, who may be asleep.
-        if (busy_.value.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.value.notify_all();
-    }
-}
-
-Team& team() {
-    const std::lock_guard lock(team_mutex);
-    if (!the_team()) the_team() = std::make_unique<Team>(static_cast<int>(affinity().size()));
-    return *the_team();
+    the_team->run(function, params);
 }
 
 void set_num_threads(int size) {
     if (size < 1) throw std::invalid_argument("a team needs at least 1 thread, not " + std::to_string(size));
-    const std::lock_guard lock(team_mutex);
-    if (the_team() && the_team()->size() == size) return;
-    the_team() = nullptr;
-    the_team() = std::make_unique<Team>(size);
+    const std::lock_guard lock(mutex());
+    if (the_team && the_team->size() == size) return;
+    delete the_team;
+    the_team = nullptr;
+    the_team = new Team(size);
+    survive_forks();
+    the_size.store(size);
 }
 
 }  // namespace ozone

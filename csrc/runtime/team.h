@@ -2,14 +2,7 @@
 // that an idle process uses no CPU and other pools on the same cores are not starved.
 #pragma once
 
-#include <atomic>
-#include <condition_variable>
 #include <cstddef>
-#include <cstdint>
-#include <memory>
-#include <mutex>
-#include <thread>
-#include <vector>
 
 #include "runtime/kernel.h"
 
@@ -18,45 +11,22 @@ namespace ozone {
 // Bytes of scratch memory that each rank has to itself during a launch. Kernels cut their work to fit.
 inline constexpr size_t kScratchBytes = size_t{4} << 20;
 
-// The calling rank's scratch memory: page-aligned, contents arbitrary.
+// The calling thread's scratch memory: page-aligned, contents arbitrary. Throws std::bad_alloc, but not in a launch
+// through `run_on_team` or `launch`, which see to it before.
 std::byte* scratch();
 
-class Team {
-  public:
-    // `size` threads, the caller of `run` among them. Worker r is pinned to the r-th CPU of the process's
-    // affinity where there is one for every thread; the caller, who also runs other pools, is left alone.
-    explicit Team(int size);
-    ~Team();
-    Team(const Team&) = delete;
-    Team& operator=(const Team&) = delete;
+// Calls `function(params, rank, size)` on every thread of the team, of which the caller is rank 0, and returns when
+// all have returned. One launch at a time: other callers wait. Throws std::system_error or std::bad_alloc where
+// the team has to be made and cannot be.
+void run_on_team(KernelFunction function, const void* params);
 
-    int size() const { return size_; }
+// How many threads the team has, the caller of a launch among them. At first as many as the process may use CPUs.
+int num_threads();
 
-    // Calls `function(params, rank, size)` on every thread and returns when all have returned.
-    // One launch at a time: other callers wait.
-    void run(KernelFunction function, const void* params);
-
-  private:
-    void work(int rank);
-
-    struct alignas(64) Epoch {
-        std::atomic<uint32_t> value{0};
-    };
-
-    const int size_;
-    std::mutex mutex_;
-    KernelFunction function_ = nullptr;
-    const void* params_ = nullptr;
-    bool stopping_ = false;
-    Epoch started_;  // launches so far: workers wait for it to change
-    Epoch busy_;     // workers that have not finished this launch: the caller waits for zero
-    std::vector<std::thread> workers_;
-};
-
-// The team that launches use. Made on first use, as large as the process's affinity allows.
-Team& team();
-
-// Replaces the team. Throws std::invalid_argument for less than one thread.
+// Replaces the team, after the launch that is under way. Worker r is pinned to the r-th CPU of the process's
+// affinity where there is one for every thread; the caller, who also runs other pools, is left alone.
+// Throws std::invalid_argument for less than one thread; std::system_error where the system has no more threads,
+// and then the team is made again, with as many threads as before, by the next launch.
 void set_num_threads(int size);
 
 }  // namespace ozone
