@@ -10,6 +10,13 @@
 #include <new>
 #include <utility>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(begin, size) ((void)(begin), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(begin, size) ((void)(begin), (void)(size))
+#endif
+
 namespace ozone {
 namespace {
 
@@ -19,10 +26,16 @@ constexpr size_t kSharedMapping = 32 << 20;
 
 size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 
-// What a region takes up: at least a page, so that empty regions have addresses of their own too.
+// What a region takes up: at least a page, so that empty regions have addresses of their own too. Under the address
+// sanitizer, some of it lies behind the region's end and is forbidden.
 size_t footprint(size_t size) {
+#if defined(__SANITIZE_ADDRESS__)
+    constexpr size_t kForbidden = 256;
+#else
+    constexpr size_t kForbidden = 0;
+#endif
     static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    return round_up(size ? size : 1, page);
+    return round_up((size ? size : 1) + kForbidden, page);
 }
 
 // Zeros at a multiple of a huge page. `size` is a multiple of a page.
@@ -93,6 +106,7 @@ Region allocate_region(std::string name, size_t size) {
     Table& all = table();
     const std::lock_guard lock(all.mutex);
     std::byte* base = all.take(footprint(size));
+    ASAN_POISON_MEMORY_REGION(base + size, footprint(size) - size);
     Region region{all.next_id++, std::move(name), base, size};
     all.by_base.emplace(region.base, region);
     return region;
@@ -103,6 +117,7 @@ void release_region(uint32_t id) {
     const std::lock_guard lock(all.mutex);
     for (auto it = all.by_base.begin(); it != all.by_base.end(); ++it) {
         if (it->second.id != id) continue;
+        ASAN_UNPOISON_MEMORY_REGION(it->second.base, footprint(it->second.size));
         all.give_back(it->second.base, footprint(it->second.size));
         all.by_base.erase(it);
         return;

@@ -73,15 +73,17 @@ void pin(std::thread& thread, int cpu) {
 class Scratch {
   public:
     Scratch() {
-        memory_ = mmap(nullptr, kScratchBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        memory_ = mmap(nullptr, kScratchBytes + kGuard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory_ == MAP_FAILED) throw std::bad_alloc();
+        mprotect(get() + kScratchBytes, kGuard, PROT_NONE);  // who writes behind the end finds out
     }
-    ~Scratch() { munmap(memory_, kScratchBytes); }
+    ~Scratch() { munmap(memory_, kScratchBytes + kGuard); }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
     std::byte* get() const { return static_cast<std::byte*>(memory_); }
 
   private:
+    static constexpr size_t kGuard = 64 << 10;  // a multiple of any page
     void* memory_;
 };
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import os
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,16 +20,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_MODULE = "ozone.native._native"
+
+
+def _load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    if spec is None or spec.loader is None or not os.path.exists(path):
+        raise ConfigError(f"OZONE_NATIVE={path}: there is no such library")
+    native = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE] = native
+    spec.loader.exec_module(native)
+    return native
+
+
 @functools.cache
 def library() -> ModuleType | None:
     """The compiled extension module, or None in a checkout that was not built or under ``OZONE_NATIVE=0``.
 
+    ``OZONE_NATIVE=<file>`` is another build of it.
+
     Raises: `ConfigError` where ``OZONE_ISA`` names an instruction set that this machine or build lacks.
     """
-    if os.environ.get("OZONE_NATIVE") == "0":
+    choice = os.environ.get("OZONE_NATIVE", "")
+    if choice == "0":
         return None
     try:
-        native = importlib.import_module("ozone.native._native")
+        native = _load(choice) if choice.endswith(".so") else importlib.import_module(_MODULE)
     except ModuleNotFoundError:
         return None
     isa = os.environ.get("OZONE_ISA")
