@@ -17,6 +17,7 @@ from ozone.layers.batch import BatchContext
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer
 from ozone.layers.linear import Linear, LinearMethod
 from ozone.models import build_model
+from ozone.ops.choice import OpChoice
 from ozone.quantization import decoders
 from ozone.weights.source import WeightSource
 
@@ -53,7 +54,9 @@ class LayerByLayer(Generic[AnObserver]):
         longest = max(map(len, windows))
         self._source = source
         self._observer = observer
-        self._model = build_model(config, dtype=getattr(torch, config.dtype), max_model_len=longest)
+        self._model = build_model(
+            config, dtype=getattr(torch, config.dtype), max_model_len=longest, op=OpChoice(("all",))
+        )
         blocks = -(-longest // _BLOCK_SIZE)
         # Layers run one after another, and windows too: one cache of one window serves them all.
         (cache,) = allocate_kv_caches(replace(config, num_layers=1), _BLOCK_SIZE, blocks, config.dtype)

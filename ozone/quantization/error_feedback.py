@@ -57,29 +57,26 @@ def round_with_feedback(
     zeros = grid.zeros.repeat_interleave(group_size, 1)
     # Columns that matter most come first, while there are many to make up for them.
     order = squares.argsort(descending=True)
-    integers = _in_order(
-        weight[:, order], scales[:, order], zeros[:, order], _feedback(products[order][:, order])
-    )
+    feedback = _feedback(products[order][:, order])
+    integers = _in_order(weight.t()[order], scales.t()[order], zeros.t()[order], feedback)
     placed = torch.empty_like(weight)
-    placed[:, order] = integers
+    placed[:, order] = integers.t()
     return Rounded(placed, grid, (placed - zeros) * scales)
 
 
 def _in_order(rest: Tensor, scales: Tensor, zeros: Tensor, feedback: Tensor) -> Tensor:
-    """The integers of each column, all (rows, columns); `rest` is changed."""
-    columns = rest.shape[1]
+    """The integers; all are (columns, rows), so that a column lies together. `rest` is changed."""
     integers = torch.empty_like(rest)
-    for start in range(0, columns, _BLOCK):
-        end = min(start + _BLOCK, columns)
-        errors = torch.empty_like(rest[:, start:end])
+    for start in range(0, len(rest), _BLOCK):
+        end = min(start + _BLOCK, len(rest))
+        errors = torch.empty_like(rest[start:end])
         for i in range(start, end):
-            column = rest[:, i]
-            numbers = ((column / scales[:, i]).round_() + zeros[:, i]).clamp_(0, 15)
-            integers[:, i] = numbers
-            error = (column - (numbers - zeros[:, i]) * scales[:, i]) / feedback[i, i]
-            rest[:, i + 1 : end].addr_(error, feedback[i, i + 1 : end], alpha=-1)
-            errors[:, i - start] = error
-        rest[:, end:].addmm_(errors, feedback[start:end, end:], alpha=-1)
+            numbers = ((rest[i] / scales[i]).round_() + zeros[i]).clamp_(0, 15)
+            integers[i] = numbers
+            error = (rest[i] - (numbers - zeros[i]) * scales[i]) / feedback[i, i]
+            rest[i + 1 : end].addr_(feedback[i, i + 1 : end], error, alpha=-1)
+            errors[i - start] = error
+        rest[end:].addmm_(feedback[start:end, end:].t(), errors, alpha=-1)
     return integers
 
 
