@@ -84,13 +84,6 @@ OZONE_INLINE void with_gguf_type(int64_t code, Body body) {
     }
 }
 
-// kLanes rows of one group.
-struct Group {
-    I32 weights[kGroupSteps];  // unsigned bytes
-    F32 scales[2];             // of all columns, or of each half
-    F32 min;                   // added to every weight, where the type has it
-};
-
 // kLanes bytes as floats.
 template <typename Byte>
 OZONE_INLINE F32 load_bytes(const uint8_t* from) {
@@ -115,47 +108,51 @@ OZONE_INLINE I32 shifted(I32 x, int left) {
     return left >= 0 ? (I32)((U32)x << left) : (I32)((U32)x >> -left);
 }
 
-// The group `group` of a unit, rows [row, row + kLanes) of the panel.
+// kLanes rows of one group, from row `row` of the panel on.
 template <typename Type>
-OZONE_INLINE Group take_apart(const uint8_t* unit, int group, int row) {
-    const uint8_t* at = unit + Type::kHeadBytes + group * Type::kGroupBytes;
-    Group g;
-    if constexpr (!Type::kIsK) {
-        g.scales[0] = load_halves(at + row * 2);
-        if (Type::kHasMin) g.min = load_halves(at + Type::kScaleBytes + row * 2);
-    } else {
-        const F32 scale = load_halves(unit + row * 2);
-        if (Type::kHalfScales) {
-            g.scales[0] = scale * load_bytes<int8_t>(at + row);
-            g.scales[1] = scale * load_bytes<int8_t>(at + Type::kScaleBytes + row);
-        } else {
-            g.scales[0] = scale * load_bytes<uint8_t>(at + row);
-            // A minimum of the K types is subtracted.
-            g.min = -load_halves(unit + kPanelRows * 2 + row * 2) *
-                    load_bytes<uint8_t>(at + Type::kScaleBytes + row);
-        }
+struct Rows {
+    const uint8_t *unit, *group;
+    int row;
+    I32 high[2];  // fifth or upper bits
+
+    OZONE_INLINE Rows(const uint8_t* unit_, int part, int row_)
+        : unit(unit_), group(unit_ + Type::kHeadBytes + part * Type::kGroupBytes), row(row_) {
+        for (int i = 0; i < kHighLines; ++i) high[i] = line(i);
     }
-    at += Type::kScales * Type::kScaleBytes + row * 4;
-    constexpr int kHighLines = Type::kBits - 4;
-    I32 high[2];
-    if constexpr (Type::kBits < 8) {
-        for (int i = 0; i < kHighLines; ++i) high[i] = load_ints(at + i * kLine);
-        at += kHighLines * kLine;
+
+    // Of all columns, or of each half.
+    OZONE_INLINE F32 scale(int half) const {
+        const uint8_t* own = group + half * Type::kScaleBytes;
+        if constexpr (!Type::kIsK) return load_halves(own + row * 2);
+        if constexpr (Type::kHalfScales) return load_halves(unit + row * 2) * load_bytes<int8_t>(own + row);
+        return load_halves(unit + row * 2) * load_bytes<uint8_t>(own + row);
     }
-#pragma GCC unroll 8
-    for (int step = 0; step < kGroupSteps; ++step) {
-        if constexpr (Type::kBits == 8) {
-            g.weights[step] = load_ints(at + step * kLine);
-        } else {
-            const I32 pair = load_ints(at + step % 4 * kLine);
-            I32 weight = masked(step < 4 ? pair : shifted(pair, -4), 0x0f);
-            if constexpr (Type::kBits == 5) weight |= masked(shifted(high[0], 4 - step), 0x10);
-            if constexpr (Type::kBits == 6) weight |= masked(shifted(high[step / 4], 4 - step % 4 * 2), 0x30);
-            g.weights[step] = weight;
-        }
+
+    // What is added to every weight, where the type has it.
+    OZONE_INLINE F32 min() const {
+        const uint8_t* own = group + Type::kScaleBytes;
+        if constexpr (!Type::kIsK) return load_halves(own + row * 2);
+        // A minimum of the K types is subtracted.
+        return -load_halves(unit + kPanelRows * 2 + row * 2) * load_bytes<uint8_t>(own + row);
     }
-    return g;
-}
+
+    // The four columns of a step, unsigned bytes.
+    OZONE_INLINE I32 weights(int step) const {
+        if constexpr (Type::kBits == 8) return line(step);
+        const I32 pair = line(kHighLines + step % 4);
+        I32 weight = masked(step < 4 ? pair : shifted(pair, -4), 0x0f);
+        if constexpr (Type::kBits == 5) weight |= masked(shifted(high[0], 4 - step), 0x10);
+        if constexpr (Type::kBits == 6) weight |= masked(shifted(high[step / 4], 4 - step % 4 * 2), 0x30);
+        return weight;
+    }
+
+  private:
+    static constexpr int kHighLines = Type::kBits < 8 ? Type::kBits - 4 : 0;
+
+    OZONE_INLINE I32 line(int i) const {
+        return load_ints(group + Type::kScales * Type::kScaleBytes + i * kLine + row * 4);
+    }
+};
 
 OZONE_INLINE uint32_t word(const void* from) {
     uint32_t bytes;

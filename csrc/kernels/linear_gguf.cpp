@@ -20,8 +20,11 @@ constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kMostBlockTokens = 512;
 // Packed bytes that one row after the other is put into.
 constexpr int64_t kPackBytes = 16 << 10;
-// How far ahead weights are asked for.
-constexpr int64_t kAheadBytes = 8 << 10;
+// How far ahead weights are asked for, into the second-level cache: more requests can be under way there than
+// from the first one. Three times, since a request that finds no place may be dropped (AMD's Zen 4 does so), and
+// asking for what is there or under way costs next to nothing: memory is read at 90-100% of what one core can,
+// with one request at 70%.
+constexpr int64_t kAheadBytes[] = {24 << 10, 14 << 10, 6 << 10};
 
 // Activations in the order in which they are read: tiles of tokens one after the other, in each its groups of
 // columns, and in each group
@@ -52,11 +55,13 @@ OZONE_INLINE void write(std::byte* to, T value) {
 // Writes the tile of the tokens [first, first + tokens) and returns its end.
 template <typename Type>
 std::byte* arrange(const LinearGguf& p, int64_t first, int64_t tokens, std::byte* to) {
-    const int64_t groups = p.cols / kGroupCols;
+    const int64_t groups = p.cols / kGroupCols, scales = p.cols / p.x_group, groups_of_a_scale = p.x_group / kGroupCols;
+    int64_t at_scale = 0, left = groups_of_a_scale;
     for (int64_t g = 0; g < groups; ++g, to += tokens * kTokenBytes) {
+        if (left-- == 0) ++at_scale, left = groups_of_a_scale - 1;
         for (int64_t t = 0; t < tokens; ++t) {
             const int64_t row = first + t;
-            const float scale = p.x_scale[row * (p.cols / p.x_group) + g * kGroupCols / p.x_group];
+            const float scale = p.x_scale[row * scales + at_scale];
             const int16_t* sums = p.x_sums + row * groups * 2 + g * 2;
             std::memcpy(to + t * kGroupCols, p.x + row * p.cols + g * kGroupCols, kGroupCols);
             write(to + tokens * kGroupCols + t * 4, scale);
@@ -74,38 +79,128 @@ std::byte* arrange(const LinearGguf& p, int64_t first, int64_t tokens, std::byte
     return to;
 }
 
-// Adds up the products of a tile with a panel: sums (tokens, 48).
+// The activations of a group of columns of a tile.
+struct Columns {
+    const std::byte *bytes, *scales, *extras;
+
+    OZONE_INLINE Columns(const Tile& x, int64_t group)
+        : bytes(x.group(group)), scales(bytes + x.tokens * kGroupCols), extras(scales + x.tokens * 4) {}
+
+    OZONE_INLINE const int8_t* at(int64_t token) const {
+        return reinterpret_cast<const int8_t*>(bytes + token * kGroupCols);
+    }
+    OZONE_INLINE F32 scale(int64_t token) const { return splat(read<float>(scales + token * 4)); }
+    OZONE_INLINE F32 weighted_sum(int64_t token) const { return splat(read<float>(extras + token * 8)); }
+    OZONE_INLINE I32 start(int64_t token, int half) const {
+        return splat_int(read<int32_t>(extras + token * 8 + half * 4));
+    }
+};
+
+// What the exact sums of a group (of both halves, where they have scales of their own) add to a sum.
+template <typename Type>
+OZONE_INLINE F32 add_scaled(F32 total, const I32* sums, const F32* scales, F32 min, const Columns& x, int64_t token) {
+    F32 product = to_floats(sums[0]) * scales[0];
+    if (Type::kHalfScales) product = fma(to_floats(sums[1]), scales[1], product);
+    total = fma(product, x.scale(token), total);
+    return Type::kHasMin ? fma(min, x.weighted_sum(token), total) : total;
+}
+
+// Asks for the part `part` of `parts` of the group that comes kAheadBytes later.
+template <typename Type>
+OZONE_INLINE void prefetch(const uint8_t* unit, int group, int part, int parts) {
+    // The first group's bytes include the unit's head.
+    const int64_t begin = group ? Type::kHeadBytes + group * Type::kGroupBytes : 0;
+    const int64_t lines = (Type::kHeadBytes + (group + 1) * Type::kGroupBytes - begin + 63) / 64;
+    for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line)
+        for (const int64_t ahead : kAheadBytes) __builtin_prefetch(unit + begin + line * 64 + ahead, 0, 2);
+}
+
+// Adds up the products of a tile with a panel: sums (tokens, 48). Weights are taken apart once for all tokens.
 template <typename Type>
 __attribute__((noinline)) void add_panel(float* sums, const Tile& x, const uint8_t* panel, int64_t units) {
+    constexpr int kHalves = Type::kHalfScales ? 2 : 1, kSteps = kGroupSteps / kHalves;
     for (int64_t unit = 0; unit < units; ++unit, panel += Type::kUnitBytes) {
         for (int part = 0; part < Type::kGroups; ++part) {
-            const uint8_t* ahead = panel + Type::kHeadBytes + part * Type::kGroupBytes + kAheadBytes;
-            for (int64_t line = 0; line < Type::kGroupBytes; line += 64) __builtin_prefetch(ahead + line);
-            const std::byte* columns = x.group(unit * Type::kGroups + part);
-            const std::byte* scales = columns + x.tokens * kGroupCols;
-            const std::byte* extras = scales + x.tokens * 4;
+            const Columns columns(x, unit * Type::kGroups + part);
             for (int v = 0; v < kPanelVectors; ++v) {
-                const Group w = take_apart<Type>(panel, part, v * kLanes);
+                prefetch<Type>(panel, part, v, kPanelVectors);
+                const Rows<Type> rows(panel, part, v * kLanes);
+                I32 weights[kGroupSteps];
+#pragma GCC unroll 8
+                for (int s = 0; s < kGroupSteps; ++s) weights[s] = rows.weights(s);
+                F32 scales[kHalves];
+                for (int half = 0; half < kHalves; ++half) scales[half] = rows.scale(half);
+                const F32 min = Type::kHasMin ? rows.min() : F32{};
                 float* total = sums + v * kLanes;
                 for (int64_t t = 0; t < x.tokens; ++t, total += kPanelRows) {
-                    const int8_t* bytes = reinterpret_cast<const int8_t*>(columns + t * kGroupCols);
-                    const I32 start = splat_int(Type::kHasMin ? 0 : read<int32_t>(extras + t * 8));
-                    constexpr int kSteps = Type::kHalfScales ? kGroupSteps / 2 : kGroupSteps;
-                    const I32 low = dot_steps<Type::kBits, kSteps>(start, w.weights, bytes);
-                    F32 product = to_floats(low) * w.scales[0];
-                    if constexpr (Type::kHalfScales) {
-                        const I32 upper = splat_int(read<int32_t>(extras + t * 8 + 4));
-                        const I32 high = dot_steps<Type::kBits, kSteps>(upper, w.weights + kSteps, bytes + kSteps * 4);
-                        product = fma(to_floats(high), w.scales[1], product);
-                    }
-                    F32 next = fma(product, splat(read<float>(scales + t * 4)), load(total));
-                    if (Type::kHasMin) next = fma(w.min, splat(read<float>(extras + t * 8)), next);
-                    store(total, next);
+                    I32 exact[kHalves];
+                    for (int half = 0; half < kHalves; ++half)
+                        exact[half] = dot_steps<Type::kBits, kSteps>(
+                            Type::kHasMin ? I32{} : columns.start(t, half), weights + half * kSteps,
+                            columns.at(t) + half * kSteps * 4);
+                    store(total, add_scaled<Type>(load(total), exact, scales, min, columns, t));
                 }
             }
         }
     }
 }
+
+#if defined(__AVX512F__)
+// The same for so few tokens that memory decides how long it takes: weights are read in the order in which they
+// lie there.
+constexpr int kFewTokens = 2;
+
+template <typename Type, int kTokens>
+__attribute__((noinline)) void add_panel_few(float* sums, const Tile& x, const uint8_t* panel, int64_t units) {
+    F32 totals[kTokens][kPanelVectors];
+    for (int t = 0; t < kTokens; ++t)
+        for (int v = 0; v < kPanelVectors; ++v) totals[t][v] = splat(0);
+    for (int64_t unit = 0; unit < units; ++unit, panel += Type::kUnitBytes) {
+        for (int part = 0; part < Type::kGroups; ++part) {
+            const Columns columns(x, unit * Type::kGroups + part);
+            const Rows<Type> rows[kPanelVectors] = {
+                {panel, part, 0}, {panel, part, kLanes}, {panel, part, 2 * kLanes}};
+            // Lower and upper columns apart: they come out of the same bytes, and two chains of sums are faster.
+            I32 exact[kTokens][kPanelVectors][2];
+#pragma GCC unroll 2
+            for (int t = 0; t < kTokens; ++t)
+#pragma GCC unroll 3
+                for (int v = 0; v < kPanelVectors; ++v) {
+                    exact[t][v][0] = Type::kHasMin ? I32{} : columns.start(t, 0);
+                    exact[t][v][1] = Type::kHalfScales ? columns.start(t, 1) : I32{};
+                }
+            constexpr int kLines = Type::kBits == 8 ? 8 : 4;
+#pragma GCC unroll 8
+            for (int line = 0; line < kLines; ++line) {
+                prefetch<Type>(panel, part, line, kLines);
+#pragma GCC unroll 3
+                for (int v = 0; v < kPanelVectors; ++v)
+#pragma GCC unroll 2
+                    for (int step = line; step < kGroupSteps; step += kLines) {
+                        const I32 weights = rows[v].weights(step);
+#pragma GCC unroll 2
+                        for (int t = 0; t < kTokens; ++t) {
+                            I32& sum = exact[t][v][step / 4];
+                            sum = dot(sum, weights, broadcast(columns.at(t) + step * 4));
+                        }
+                    }
+            }
+#pragma GCC unroll 3
+            for (int v = 0; v < kPanelVectors; ++v) {
+                const F32 scales[2] = {rows[v].scale(0), Type::kHalfScales ? rows[v].scale(1) : F32{}};
+                const F32 min = Type::kHasMin ? rows[v].min() : F32{};
+#pragma GCC unroll 2
+                for (int t = 0; t < kTokens; ++t) {
+                    if (!Type::kHalfScales) exact[t][v][0] += exact[t][v][1];
+                    totals[t][v] = add_scaled<Type>(totals[t][v], exact[t][v], scales, min, columns, t);
+                }
+            }
+        }
+    }
+    for (int t = 0; t < kTokens; ++t)
+        for (int v = 0; v < kPanelVectors; ++v) store(sums + t * kPanelRows + v * kLanes, totals[t][v]);
+}
+#endif
 
 // Tokens [first, first + tokens) with the panels [panels.begin, panels.end) of a segment whose packed weights
 // begin at `weight` and whose rows are [row, end).
@@ -124,9 +219,16 @@ void multiply(const LinearGguf& p, int64_t rows, int64_t first, int64_t tokens, 
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         for (int64_t tile = 0; tile < tiles; ++tile) {
             const int64_t t = tokens * tile / tiles, in_tile = tokens * (tile + 1) / tiles - t;
+            const Tile x{arranged + t * (p.cols / kGroupCols) * kTokenBytes, in_tile};
+            const uint8_t* packed = weight + panel * units * Type::kUnitBytes;
             __builtin_memset(sums, 0, in_tile * kPanelRows * 4);
-            add_panel<Type>(sums, {arranged + t * (p.cols / kGroupCols) * kTokenBytes, in_tile},
-                            weight + panel * units * Type::kUnitBytes, units);
+#if defined(__AVX512F__)
+            if (in_tile <= kFewTokens)
+                in_tile == 1 ? add_panel_few<Type, 1>(sums, x, packed, units)
+                             : add_panel_few<Type, 2>(sums, x, packed, units);
+            else
+#endif
+                add_panel<Type>(sums, x, packed, units);
             for (int64_t i = 0; i < in_tile; ++i) {
                 // A segment may end inside of the panel, so `rows` says where, and addresses are the token's own.
                 const int64_t at = (first + t + i) * rows * (p.dtype == static_cast<int64_t>(DType::f32) ? 4 : 2);

@@ -24,8 +24,11 @@ constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kLeastBlockTokens = 64, kMostBlockTokens = 512;
 // Steps that one tile after the other does before all go on: their weights stay in a second-level cache.
 constexpr int64_t kChunkSteps = 256;
-// How far ahead weights are asked for where one tile reads each once.
-constexpr int64_t kAheadBytes = 8 << 10;
+// How far ahead weights are asked for where one tile reads each once, and into which cache: a few tokens are done
+// with a step so soon that what matters is to have the weights near; while more are computed with, a second-level
+// cache can have more requests under way.
+constexpr int64_t ahead_bytes(int64_t tokens) { return tokens <= 2 ? 8 << 10 : 16 << 10; }
+constexpr int cache_level(int tokens) { return tokens <= 2 ? 3 : 2; }  // as __builtin_prefetch has it
 
 // Adds to the sums of kTokens tokens and a panel what `steps` steps give. Not inlined, with sums that come
 // from memory and go back: so they stay in registers in between, which g++ 12 does not manage otherwise.
@@ -42,7 +45,7 @@ __attribute__((noinline)) void add_steps(int32_t* sums, const int8_t* x, int64_t
     const int8_t* x6 = x + 6 * stride;
     for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 3
-        for (int line = 0; line < kLines; ++line) __builtin_prefetch(next + line * 64);
+        for (int line = 0; line < kLines; ++line) __builtin_prefetch(next + line * 64, 0, cache_level(kTokens));
         I32 weights[kPanelVectors];
 #pragma GCC unroll 6
         for (int v = 0; v < kPanelVectors; ++v) weights[v] = load_ints(weight + v * kLanes * kStep);
@@ -121,7 +124,7 @@ void multiply(const LinearInt8& p, int64_t first, int64_t tokens, Share panels) 
             for (int64_t tile = 0; tile < tiles; ++tile) {
                 const int64_t t = tokens * tile / tiles, in_tile = tokens * (tile + 1) / tiles - t;
                 const uint8_t* at = weight + step * kStepBytes;
-                const uint8_t* next = tiles == 1 ? at + kAheadBytes
+                const uint8_t* next = tiles == 1 ? at + ahead_bytes(tokens)
                                                  : at + count * kStepBytes + tile * next_stride * count;
                 const AddSteps add = tiles == 1   ? add_steps_of<kStepBytes / 64>(in_tile)
                                      : tiles == 2 ? add_steps_of<2>(in_tile)
