@@ -9,6 +9,9 @@
 #include "kernels/share.h"
 #include "kernels/simd.h"
 #include "runtime/team.h"
+#if defined(__AMX_BF16__)
+#include "kernels/linear_amx.h"
+#endif
 
 namespace ozone::OZONE_ISA {
 namespace {
@@ -271,11 +274,7 @@ void product(const LinearFloat& p, int rank, int size) {
                                         prefetch_for(w, count, step_bytes, t * parts + part * n, n, tokens * parts));
                 }
             }
-            for (int64_t t = 0; t < tokens; ++t) {
-                F32 finished[kPanelVectors];
-                for (int v = 0; v < kPanelVectors; ++v) finished[v] = load(sums + t * kPanelRows + v * kLanes);
-                finish(to, token + t, panel * kPanelRows, finished);
-            }
+            finish_tokens(to, token, tokens, panel * kPanelRows, sums);
         }
     }
 }
@@ -283,6 +282,9 @@ void product(const LinearFloat& p, int rank, int size) {
 }  // namespace
 
 void run(const LinearFloat& p, int rank, int size) {
+#if defined(__AMX_BF16__)
+    if (fits_tiles(p)) return product_in_tiles(p, rank, size);
+#endif
     with_type(p.dtype, [&]<typename T>(T) { product<T>(p, rank, size); });
 }
 

@@ -7,7 +7,8 @@
 namespace ozone {
 
 // out[t][r] = sum_c(x[t][c] * w[r][c]) + bias[r] + residual[t][r], soft-capped where asked, rounded once.
-// The order of summation does not depend on anything but `cols`: equal rows of any batch get equal results.
+// The order of summation does not depend on anything but `cols`: equal rows of any batch get equal results. With AMX
+// that holds for batches of up to 16 tokens and for larger ones, each among themselves.
 struct LinearFloat {
     static constexpr std::string_view name = "linear_float";
     static constexpr uint32_t version = 1;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "kernels/amx.h"
 #include "kernels/share.h"
 #include "kernels/simd.h"
 
@@ -125,16 +126,9 @@ Result chains(int64_t rounds) {
 }
 
 #if defined(__AMX_TILE__)
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 // Four accumulators of 16 x 16 sums, as products use them: two tiles of rows by two of columns.
 Result tiles(int64_t kind, int64_t rounds) {
-    TileConfig config;
-    _tile_loadconfig(&config);
+    load_tile_config(TileConfig{});
     alignas(64) static constexpr uint8_t zeros[16 * 64] = {};
     _tile_loadd(4, zeros, 64);
     _tile_loadd(5, zeros, 64);

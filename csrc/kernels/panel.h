@@ -66,4 +66,13 @@ OZONE_INLINE void finish(const Output& to, int64_t token, int64_t row, const F32
     with_type(to.dtype, [&]<typename T>(T) { finish_as<T>(to, token, row, sums); });
 }
 
+// Stores the sums, (tokens, 48), of the tokens from `token` on and the rows [row, row + 48) that exist.
+inline void finish_tokens(const Output& to, int64_t token, int64_t tokens, int64_t row, const float* sums) {
+    for (int64_t t = 0; t < tokens; ++t) {
+        F32 finished[kPanelVectors];
+        for (int v = 0; v < kPanelVectors; ++v) finished[v] = load(sums + t * kPanelRows + v * kLanes);
+        finish(to, token + t, row, finished);
+    }
+}
+
 }  // namespace ozone::OZONE_ISA

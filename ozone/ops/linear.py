@@ -111,7 +111,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
         residual: (tokens, rows) of the type of `x`, dense.
         rows: rows of the weight, which may be padded.
 
-    Returns: (tokens, rows). Natively, a row does not depend on the batch that it is in.
+    Returns: (tokens, rows). Natively, a row does not depend on the batch that it is in; with AMX, not beyond
+        whether that has more than 16 tokens.
     """
     return _linear(x, unpack_float(weight, rows, x.shape[1]), bias, residual)
 

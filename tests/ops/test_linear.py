@@ -23,6 +23,7 @@ SHAPES = [
     (8, 96, 576),
     (17, 130, 501),
     (33, 50, 2100),
+    (40, 100, 128),
     (600, 100, 33),
 ]
 
@@ -75,6 +76,7 @@ def test_linear_sums_in_float32_and_rounds_once(
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("rows", "cols"), [(100, 77), (49, 3000)])
 def test_a_row_does_not_depend_on_its_batch(isa: str, dtype: torch.dtype, rows: int, cols: int) -> None:
+    """AMX tiles, which would sum in another order, are for whole tiles of columns."""
     x, packed = normal(70, cols, dtype=dtype), pack(normal(rows, cols, dtype=dtype, seed=1))
     whole = linear(x, packed, None, None, rows)
     for first, last in ((0, 1), (3, 8), (69, 70), (10, 27)):
