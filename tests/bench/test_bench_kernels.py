@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -137,3 +139,14 @@ def test_launches_that_cannot_be_made_again_are_not(limits: Limits) -> None:
     (call,) = selected(["rms_norm bf16 32 x"])[0].prepare().calls
     assert measure(Work([call]), limits, Plan(1, 0.0)).kernel
     assert not measure(Work([call], repeatable=False), limits, Plan(1, 0.0)).kernel
+
+
+def test_a_measured_case_gives_its_memory_back() -> None:
+    tensors = [torch.zeros(1)]
+    gone = weakref.ref(tensors[0])
+    work = Work([partial(torch.add, tensors[0], 1)], peers={"ATen": [partial(torch.sub, tensors[0], 1)]})
+    rounds = measure(work, Limits(1), Plan(1, 0.0))
+    assert rounds.copies == 1 and rounds.call
+    del work
+    tensors.clear()
+    assert gone() is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ozone.bench.limits import beyond_cache_bytes
 
@@ -26,13 +26,17 @@ class Work:
             them NumPy arrays that it does not keep. Tensors are kept by whoever records.
     """
 
-    calls: Sequence[Call]
+    calls: Sequence[Call] = ()
     bytes: int = 0
     operations: int = 0
     product: str = "fp32"
     touched: int = 0
     peers: Mapping[str, Sequence[Call]] = field(default_factory=dict)
     repeatable: bool = True
+
+    def without_memory(self) -> Work:
+        """The figures alone: calls hold what they work on."""
+        return replace(self, calls=(), peers={})
 
 
 @dataclass(frozen=True)

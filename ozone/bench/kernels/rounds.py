@@ -32,6 +32,8 @@ class Rounds:
     """What the rounds of one case took, in seconds a call.
 
     Attributes:
+        work: its figures; nothing of its memory, since that of the next case needs the room.
+        copies: how many there were of what has to come from memory.
         kernel: launches alone, without Python; empty where the op launched no kernel.
         call: through the op, from Python.
         limit: what the bytes and operations of a call take at the machine's limits of the same round; empty
@@ -40,6 +42,7 @@ class Rounds:
     """
 
     work: Work
+    copies: int = 1
     kernel: list[float] = field(default_factory=list)
     call: list[float] = field(default_factory=list)
     peers: dict[str, list[float]] = field(default_factory=dict)
@@ -71,14 +74,14 @@ class Rounds:
             "bytes": self.work.bytes,
             "touched_bytes": self.work.touched or self.work.bytes,
             "operations": self.work.operations,
-            "copies": len(self.work.calls),
+            "copies": self.copies,
             "peer_seconds": {name: summary_json(seconds) for name, seconds in self.peers.items()},
         }
 
 
 def measure(work: Work, limits: Limits, plan: Plan) -> Rounds:
     """Run all contestants of a case in turns."""
-    rounds = Rounds(work, peers={name: [] for name in work.peers})
+    rounds = Rounds(work.without_memory(), len(work.calls), peers={name: [] for name in work.peers})
     launches = [Launches([call]) for call in work.calls] if work.repeatable else []
     ours = [_Slice(work.calls, rounds.call)]
     if launches and len(launches[0]):
