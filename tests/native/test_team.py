@@ -1,4 +1,4 @@
-"""The thread team: right results for any number of threads and callers, beside torch's threads, and idle when idle."""
+"""The thread team: right for any number of threads and callers, beside torch's threads, idle when idle."""
 
 from __future__ import annotations
 
