@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -12,6 +13,7 @@ _E4M3_MAX = 448.0
 # Of an int8 range: the shares of the largest magnitude that are tried as its end.
 _STEPS = 60
 _LEAST_SHARE = 0.02
+_PATTERNS = 1 << 16
 
 
 class Observer(ABC):
@@ -45,24 +47,30 @@ class InputValues(Observer):
 
     def __init__(self, columns: int) -> None:
         super().__init__(columns)
-        self._seen: list[Tensor] = []
+        # Numbers of 16 bits are few: how often each one came says all that a scale depends on.
+        self._dtype = torch.bfloat16
+        self._counts = torch.zeros(_PATTERNS, dtype=torch.int64)
 
     def see(self, x: Tensor) -> None:
-        self._seen.append(x.to(torch.float16 if x.dtype is torch.float16 else torch.bfloat16, copy=True))
+        """Every input of a linear has one type; float32 is rounded to bfloat16."""
+        if x.dtype is torch.float16:
+            self._dtype = torch.float16
+        bits = x.to(self._dtype).reshape(-1).view(torch.int16).to(torch.int32) & (_PATTERNS - 1)
+        self._counts += torch.bincount(bits, minlength=_PATTERNS)
 
     def scale(self) -> float:
         """1 for an input that was always zero."""
-        largest = max(float(x.abs().max()) for x in self._seen)
-        shares = torch.logspace(0.0, float(torch.tensor(_LEAST_SHARE).log10()), _STEPS).tolist()
-        return min((largest * share / _INT8_MAX for share in shares), key=self._error) if largest else 1.0
-
-    def _error(self, scale: float) -> float:
-        total = 0.0
-        for x in self._seen:
-            wide = x.to(torch.float32)
-            rounded = (wide / scale).round_().clamp_(-_INT8_MAX - 1, _INT8_MAX).mul_(scale)
-            total += float(rounded.sub_(wide).square_().sum(dtype=torch.float64))
-        return total
+        seen = self._counts.nonzero().flatten()
+        values = seen.to(torch.int16).view(self._dtype).to(torch.float64)
+        counts = self._counts[seen].to(torch.float64)
+        largest = float(values.abs().max()) if len(values) else 0.0
+        if largest == 0.0:
+            return 1.0
+        shares = torch.logspace(0.0, math.log10(_LEAST_SHARE), _STEPS, dtype=torch.float64).unsqueeze(1)
+        scales = shares * (largest / _INT8_MAX)
+        rounded = (values / scales).round_().clamp_(-_INT8_MAX - 1, _INT8_MAX) * scales
+        errors = (rounded - values).square_() @ counts
+        return float(scales[errors.argmin()])
 
 
 class InputProducts(Observer):
