@@ -9,6 +9,7 @@ namespace ozone {
 
 void bind_runtime(nanobind::module_& m);  // instruction sets, threads, memory
 void bind_kernels(nanobind::module_& m);  // kernels as Python callables
+void bind_programs(nanobind::module_& m);  // recorded launches and programs
 
 // Gives up the GIL while it lives. Python ends a daemon thread that asks for the GIL while the process exits, by
 // unwinding its stack; C++ would abort the process where that meets a function that must not throw. Such a

@@ -22,4 +22,5 @@ NB_MODULE(_native, m) {
         "Compiler and target architecture of this build.");
     ozone::bind_runtime(m);
     ozone::bind_kernels(m);
+    ozone::bind_programs(m);
 }

@@ -1,4 +1,4 @@
-// What varies from step to step, in one place with a fixed address: stored launches read their counts from it.
+// What varies from step to step, in one place: programs read their counts from it.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@ struct BatchHeader {
 
 // Its fields in order.
 inline constexpr std::string_view kBatchCounts[] = {"num_tokens", "num_requests", "num_logits"};
-static_assert(sizeof(BatchHeader) == 8 * std::size(kBatchCounts));
+inline constexpr size_t kNumCounts = std::size(kBatchCounts);
+static_assert(sizeof(BatchHeader) == 8 * kNumCounts);
 
 }  // namespace ozone

@@ -1,7 +1,9 @@
 // A launch without an address in it: what a program is made of.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "runtime/batch_header.h"
@@ -9,9 +11,16 @@
 
 namespace ozone {
 
+// Memory that a program's pointers point into. They name it by its place in a list, which is the same in every
+// process: first the inputs, say, then the weights in their order, then a pool.
+struct Span {
+    std::byte* base;
+    size_t size;
+};
+
 // A field of a kernel's parameters. What `where` and `value` are depends on the field's kind:
-// pointer: the id of a region (0: null) and an offset into it; count: an index into the batch header and a factor;
-// number: 0 and its bits.
+// pointer: 1 + the index of a span (0: null) and an offset into it; count: an index into the batch header and a
+// factor; number: 0 and its bits.
 struct StoredField {
     uint64_t where, value;
 };
@@ -23,12 +32,14 @@ struct StoredLaunch {
 
 // Stores a launch. `header` is what the batch looks like: a count of the launch has to be a multiple of exactly one
 // number in it, so numbers without a common divisor that differ from 1 and from every factor serve best.
-// Throws std::invalid_argument, which names kernel and field, for a pointer into no region and for a count that
+// Throws std::invalid_argument, which names kernel and field, for a pointer into no span and for a count that
 // comes from no field of the header or may come from several.
-StoredLaunch store(const Kernel& kernel, const void* params, const BatchHeader& header);
+StoredLaunch store(const Kernel& kernel, const void* params, const BatchHeader& header, std::span<const Span> spans);
 
-// The parameters of the stored launch for a batch that looks like `header`, 8 bytes for each field.
-// Throws std::invalid_argument for a kernel or version that is not there, and a region that is not.
-std::vector<uint64_t> restore(const StoredLaunch& launch, const BatchHeader& header);
+// The kernel of a stored launch. Throws std::invalid_argument where this library has none of that id and version.
+const Kernel& kernel_of(const StoredLaunch& launch);
+
+// The address that a pointer field stands for. Throws std::invalid_argument for a span or offset that is not there.
+uint64_t address_of(const StoredField& field, std::span<const Span> spans);
 
 }  // namespace ozone

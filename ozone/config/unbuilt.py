@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ozone.config.custom_ops import all_enabled
 from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig
 
 
@@ -17,7 +18,10 @@ def unbuilt(config: OzoneConfig) -> str | None:
     """One warning line where `config` asks for more than `-O0` does, or None."""
     missing = []
     compilation = config.compilation
-    if compilation.mode != CompilationMode.NONE:
+    programs = compilation.mode is CompilationMode.VLLM_COMPILE and all_enabled(
+        compilation.custom_ops, compiled=True
+    )
+    if compilation.mode is not CompilationMode.NONE and not programs:
         missing.append(f"compilation ({compilation.mode.name})")
     if compilation.cudagraph_mode != CUDAGraphMode.NONE:
         missing.append(f"graphs ({compilation.cudagraph_mode.name})")

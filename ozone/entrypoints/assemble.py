@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
+from ozone.config.custom_ops import all_enabled
 from ozone.config.resolve import resolve, unbuilt
 from ozone.config.schema import CompilationMode, OzoneConfig
 from ozone.engine.engine import Engine
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ozone.engine.chat_template import ChatTemplate
     from ozone.engine.runner import Runner
     from ozone.engine.tokenizer import Tokenizer
+    from ozone.graphs.eager_runner import EagerRunner
+    from ozone.models.causal_lm import CausalLM
 
 logger = logging.getLogger("ozone")
 
@@ -206,7 +209,6 @@ def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
 def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> tuple[Runner, MemoryUse]:
     import torch
 
-    from ozone.graphs.eager_runner import EagerRunner
     from ozone.models import build_model, load_weights, weight_bytes
     from ozone.ops.choice import OpChoice
 
@@ -223,19 +225,31 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
         )
     with timer.phase("weights"), progress("Loading weights", " layers") as report:
         load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads, progress=report)
-    with timer.phase("kv cache"):
-        runner = EagerRunner(
-            model,
-            files.config,
-            dtype=config.model.dtype,
-            cache=config.cache,
-            scheduler=config.scheduler,
-            max_model_len=config.model.max_model_len,
-            num_threads=config.parallel.num_threads,
-        )
+    runner = _runner(model, files, config, timer)
     kv_bytes = runner.kv_cache_bytes
     tokens = runner.num_blocks * runner.block_size
     return runner, MemoryUse(weight_bytes(model), kv_bytes, kv_bytes // tokens)
+
+
+def _runner(model: CausalLM, files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> EagerRunner:
+    from ozone.graphs.eager_runner import EagerRunner
+
+    settings: dict[str, Any] = {
+        "dtype": config.model.dtype,
+        "cache": config.cache,
+        "scheduler": config.scheduler,
+        "max_model_len": config.model.max_model_len,
+        "num_threads": config.parallel.num_threads,
+    }
+    compilation = config.compilation
+    nodes = platform_facts().native and all_enabled(compilation.custom_ops, compiled=True)
+    if compilation.mode != CompilationMode.VLLM_COMPILE or not nodes:
+        with timer.phase("kv cache"):
+            return EagerRunner(model, files.config, **settings)
+    from ozone.graphs.compiled_runner import CompiledRunner
+
+    with timer.phase("compilation"):
+        return CompiledRunner(model, files.config, compilation=compilation, **settings)
 
 
 def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:

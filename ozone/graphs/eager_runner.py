@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ozone.compilation.step import StepInputs
 from ozone.config.engine_settings import kv_bytes_per_token, kv_cache_dtype
 from ozone.config.model import ModelConfig
 from ozone.config.schema import CacheConfig, SchedulerConfig
@@ -64,12 +66,8 @@ class EagerRunner:
             block_size=cache.block_size,
         )
         # The same memory as the buffers', as torch sees it.
-        self._token_ids = torch.from_numpy(self._buffers.token_ids)
-        self._positions = torch.from_numpy(self._buffers.positions)
-        self._slot_mapping = torch.from_numpy(self._buffers.slot_mapping)
-        self._query_start_loc = torch.from_numpy(self._buffers.query_start_loc)
-        self._seq_lens = torch.from_numpy(self._buffers.seq_lens)
-        self._block_tables = torch.from_numpy(self._buffers.block_tables)
+        arrays = (getattr(self._buffers, name) for name in StepInputs._fields)
+        self._inputs = StepInputs(*map(torch.from_numpy, arrays))
         self._logits_indices = torch.from_numpy(self._buffers.logits_indices)
 
     @property
@@ -83,8 +81,7 @@ class EagerRunner:
         if self._thread != threading.get_ident():
             self._adopt_thread()
         counts = self._buffers.fill(scheduled)
-        tokens = counts.num_tokens
-        hidden = self._model(self._token_ids[:tokens], self._positions[:tokens], self._batch(counts))
+        hidden = self._hidden(counts)
         if counts.num_logits == 0:
             return np.empty((0, self.vocab_size), np.float32)
         rows = hidden.index_select(0, self._logits_indices[: counts.num_logits])
@@ -97,14 +94,18 @@ class EagerRunner:
         self._thread = threading.get_ident()
         torch.set_num_threads(self._num_threads)
 
-    def _batch(self, counts: BatchCounts) -> BatchContext:
-        return BatchContext(
-            slot_mapping=self._slot_mapping[: counts.num_tokens],
-            block_tables=self._block_tables[: counts.num_requests],
-            query_start_loc=self._query_start_loc[: counts.num_requests + 1],
-            seq_lens=self._seq_lens[: counts.num_requests],
+    def _hidden(self, counts: BatchCounts) -> Tensor:
+        """(tokens, hidden_size) of the batch that the buffers hold."""
+        tokens, requests, inputs = counts.num_tokens, counts.num_requests, self._inputs
+        batch = BatchContext(
+            slot_mapping=inputs.slot_mapping[:tokens],
+            block_tables=inputs.block_tables[:requests],
+            query_start_loc=inputs.query_start_loc[: requests + 1],
+            seq_lens=inputs.seq_lens[:requests],
             kv_caches=self._kv_caches,
         )
+        hidden: Tensor = self._model(inputs.token_ids[:tokens], inputs.positions[:tokens], batch)
+        return hidden
 
 
 def _num_blocks(config: ModelConfig, cache: CacheConfig, dtype: str, max_model_len: int) -> int:

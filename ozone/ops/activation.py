@@ -35,14 +35,18 @@ def _native(name: str) -> Callable[[Tensor], Tensor]:
     return activation_and_mul
 
 
-@op("silu_and_mul", native=_native("silu_and_mul"))
+def _fake(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1] // 2)
+
+
+@op("silu_and_mul", fake=_fake, native=_native("silu_and_mul"))
 def silu_and_mul(x: Tensor) -> Tensor:
     """``silu(gate) * up`` with x = [gate | up]: (tokens, 2n) -> (tokens, n)."""
     gate, up = x.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
 
-@op("gelu_tanh_and_mul", native=_native("gelu_tanh_and_mul"))
+@op("gelu_tanh_and_mul", fake=_fake, native=_native("gelu_tanh_and_mul"))
 def gelu_tanh_and_mul(x: Tensor) -> Tensor:
     """``gelu(gate) * up`` with x = [gate | up] and gelu's tanh approximation: (tokens, 2n) -> (tokens, n)."""
     gate, up = x.chunk(2, dim=-1)

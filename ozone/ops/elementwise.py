@@ -20,7 +20,11 @@ def _native_add(x: Tensor, y: Tensor) -> Tensor:
     return out
 
 
-@op("add", native=_native_add)
+def _fake(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@op("add", fake=_fake, native=_native_add)
 def add(x: Tensor, y: Tensor) -> Tensor:
     """``x + y``: (tokens, columns) twice -> the same."""
     return x + y
@@ -30,7 +34,7 @@ def _native_scale(x: Tensor, factor: float) -> Tensor:
     return _with_factor(x, 1, factor)
 
 
-@op("scale", native=_native_scale)
+@op("scale", fake=_fake, native=_native_scale)
 def scale(x: Tensor, factor: float) -> Tensor:
     """``x * factor``: (tokens, columns) -> the same."""
     return x * factor
@@ -40,7 +44,7 @@ def _native_softcap(x: Tensor, cap: float) -> Tensor:
     return _with_factor(x, 2, cap)
 
 
-@op("softcap", native=_native_softcap)
+@op("softcap", fake=_fake, native=_native_softcap)
 def softcap(x: Tensor, cap: float) -> Tensor:
     """``cap * tanh(x / cap)``, which stays within the cap (Gemma 2): (tokens, columns) -> the same."""
     return (torch.tanh(x.to(torch.float32) / cap) * cap).to(x.dtype)

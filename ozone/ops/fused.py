@@ -8,7 +8,7 @@ the other results. On one instruction set, it gives what its parts give, bit for
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -93,11 +93,11 @@ _NATIVE: dict[str, Callable[[Target], Callable[..., Any]]] = {
 }
 
 
-def _reference(parts: tuple[str, ...]) -> Callable[..., Any]:
-    """The references of the parts, each applied to the first result of the one before."""
-    functions = [(OPS[part].reference, len(OPS[part].schema.arguments)) for part in parts]
+def _composed(parts: tuple[str, ...], kind: Literal["reference", "fake"]) -> Callable[..., Any]:
+    """The references or fakes of the parts, each applied to the first result of the one before."""
+    functions = [(getattr(OPS[part], kind), len(OPS[part].schema.arguments)) for part in parts]
 
-    def reference(*arguments: Any) -> Any:
+    def composed(*arguments: Any) -> Any:
         (first, count), *others = functions
         results, rest = _as_tuple(first(*arguments[:count])), arguments[count:]
         for function, count in others:
@@ -105,7 +105,7 @@ def _reference(parts: tuple[str, ...]) -> Callable[..., Any]:
             results = _as_tuple(function(results[0], *own)) + results[1:]
         return results if len(results) > 1 else results[0]
 
-    return reference
+    return composed
 
 
 def _as_tuple(results: Any) -> tuple[Tensor, ...]:
@@ -114,4 +114,5 @@ def _as_tuple(results: Any) -> tuple[Tensor, ...]:
 
 for _name, _parts in FUSED.items():
     _target = TARGETS["_".join(_parts[1:])]
-    op(_name, native=_NATIVE[_parts[0]](_target))(_reference(_parts))
+    _fake, _native = _composed(_parts, "fake"), _NATIVE[_parts[0]](_target)
+    op(_name, fake=_fake, native=_native)(_composed(_parts, "reference"))

@@ -40,7 +40,7 @@ def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-@op("rms_norm", native=_native_rms_norm)
+@op("rms_norm", fake=lambda x, *_: x.new_empty(x.shape), native=_native_rms_norm)
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / rms(x) * weight`` over the last dimension.
 
@@ -52,6 +52,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     normalized = functional.rms_norm(x.to(torch.float32), weight.shape, weight, eps)
     return normalized.to(x.dtype)
+
+
+def _fake_fused_add(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 def _native_fused_add_rms_norm(
@@ -74,7 +78,7 @@ def _native_fused_add_rms_norm(
     return out, total
 
 
-@op("fused_add_rms_norm", native=_native_fused_add_rms_norm)
+@op("fused_add_rms_norm", fake=_fake_fused_add, native=_native_fused_add_rms_norm)
 def fused_add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The sum ``x + residual``, normalized and as it is.
 

@@ -156,13 +156,36 @@ def _in_groups(x: Tensor, group: int) -> Tensor:
     return x.reshape(x.shape[0], _groups(x.shape[1], group), group)
 
 
-@op("quantize_fp8_static", native=_native("quantize_fp8_static"))
+def _like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.new_empty(x.shape, dtype=dtype)
+
+
+def _scales(x: Tensor, columns: int) -> Tensor:
+    return x.new_empty(x.shape[0], columns, dtype=torch.float32)
+
+
+def _fake_fp8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    return _like(x, E4M3), _scales(x, _groups(x.shape[1], group))
+
+
+def _fake_int8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    sums = x.new_empty(x.shape[0], _groups(x.shape[1], SUM_COLS), dtype=torch.int16)
+    return _like(x, INT8), _scales(x, _groups(x.shape[1], group)), sums
+
+
+def _fake_pad(x: Tensor, multiple: int) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1] + -x.shape[1] % multiple)
+
+
+@op("quantize_fp8_static", fake=lambda x, _: _like(x, E4M3), native=_native("quantize_fp8_static"))
 def quantize_fp8_static(x: Tensor, scale: Tensor) -> Tensor:
     """``x / scale`` as e4m3, at most 448: (tokens, columns), with `scale` of (1,) float32."""
     return _rounded(x.to(torch.float32) / scale, E4M3)
 
 
-@op("quantize_fp8_token", native=_native("quantize_fp8_token"))
+@op(
+    "quantize_fp8_token", fake=lambda x: (_like(x, E4M3), _scales(x, 1)), native=_native("quantize_fp8_token")
+)
 def quantize_fp8_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each row divided by its own scale, that of its largest number being 448.
 
@@ -171,7 +194,7 @@ def quantize_fp8_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return _with_scales(x, E4M3)
 
 
-@op("quantize_fp8_group", native=_native("quantize_fp8_group"))
+@op("quantize_fp8_group", fake=_fake_fp8_group, native=_native("quantize_fp8_group"))
 def quantize_fp8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Each `group` columns of a row divided by their own scale, that of their largest number being 448.
 
@@ -183,13 +206,17 @@ def quantize_fp8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     return q.flatten(1), scale.flatten(1)
 
 
-@op("quantize_int8_static", native=_native("quantize_int8_static"))
+@op("quantize_int8_static", fake=lambda x, _: _like(x, INT8), native=_native("quantize_int8_static"))
 def quantize_int8_static(x: Tensor, scale: Tensor) -> Tensor:
     """``x / scale`` as int8, within [-128, 127]: (tokens, columns), with `scale` of (1,) float32."""
     return _rounded(x.to(torch.float32) / scale, INT8)
 
 
-@op("quantize_int8_token", native=_native("quantize_int8_token"))
+@op(
+    "quantize_int8_token",
+    fake=lambda x: (_like(x, INT8), _scales(x, 1)),
+    native=_native("quantize_int8_token"),
+)
 def quantize_int8_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each row divided by its own scale, that of its largest number being 127.
 
@@ -198,7 +225,7 @@ def quantize_int8_token(x: Tensor) -> tuple[Tensor, Tensor]:
     return _with_scales(x, INT8)
 
 
-@op("quantize_int8_group", native=_native("quantize_int8_group"))
+@op("quantize_int8_group", fake=_fake_int8_group, native=_native("quantize_int8_group"))
 def quantize_int8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     """Each `group` columns of a row divided by their own scale, that of their largest number being 127.
 
@@ -213,7 +240,7 @@ def quantize_int8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, scale.flatten(1), sums
 
 
-@op("pad", native=_native("pad"))
+@op("pad", fake=_fake_pad, native=_native("pad"))
 def pad(x: Tensor, multiple: int) -> Tensor:
     """Columns of zeros behind those of `x`, up to a multiple: (tokens, columns) -> (tokens, more columns)."""
     return functional.pad(x, (0, -x.shape[1] % multiple))

@@ -31,6 +31,8 @@ class Op:
 
     Attributes:
         reference: the plain PyTorch function.
+        fake: makes results of the right shapes, strides and types, without data.
+        function: what the node runs: the native function where there is one, else the reference.
         node: the op as torch knows it, one node of a graph.
         call: what layers call for the op as one node: the node where a graph is traced, elsewhere what the
             node would run.
@@ -38,6 +40,8 @@ class Op:
 
     schema: OpSchema
     reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    function: Callable[..., Any]
     node: Callable[..., Any]
     call: Callable[..., Any]
 
@@ -46,15 +50,15 @@ OPS: dict[str, Op] = {}
 
 
 def op(
-    name: str, *, native: Callable[..., Any] | None = None, fake: Callable[..., Any] | None = None
+    name: str, *, fake: Callable[..., Any], native: Callable[..., Any] | None = None
 ) -> Callable[[Function], Function]:
     """Register the decorated PyTorch reference as the op `name`.
 
     Args:
         native: the same function over the native library; it runs instead of the reference wherever that
             library is built.
-        fake: computes the results' shapes, strides and types without data, for references that look at their
-            arguments' values. By default the reference itself is run on fake tensors.
+        fake: the same function for tensors without data. Cheap, since a trace of a model calls it for every
+            layer: it makes empty tensors and computes nothing.
 
     Returns what layers call: the node, for an op that is always one node; the reference itself, for one
     that a custom op governs, which layers get through `ozone.ops.choice` instead. So a reference that is
@@ -69,9 +73,9 @@ def op(
         _library.define(schema.name + schema.signature)  # type: ignore[no-untyped-call]
         function = native if native is not None and NATIVE else reference
         _library.impl(schema.name, function, "CPU")  # type: ignore[no-untyped-call]
-        torch.library.register_fake(f"ozone::{schema.name}", fake or reference, lib=_library)
+        torch.library.register_fake(f"ozone::{schema.name}", fake, lib=_library)
         node = getattr(torch.ops.ozone, schema.name).default
-        OPS[name] = Op(schema, reference, node, _unless_traced(function, node))
+        OPS[name] = Op(schema, reference, fake, function, node, _unless_traced(function, node))
         return cast(Function, OPS[name].call) if schema.custom_op is None else reference
 
     return register

@@ -1,18 +1,21 @@
-"""Drives an `EagerRunner` with hand-made requests and compares its logits with transformers'."""
+"""Drives a runner with hand-made requests and compares its logits with transformers'."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ozone.config.schema import CacheConfig, SchedulerConfig
+from ozone.config.schema import CacheConfig, CompilationConfig, CompilationMode, SchedulerConfig
 from ozone.engine.runner import ScheduledRequest
+from ozone.graphs.compiled_runner import CompiledRunner
 from ozone.graphs.eager_runner import EagerRunner, kv_block_bytes
 from ozone.models import build_model, load_weights
 from ozone.ops.choice import OpChoice
@@ -40,11 +43,14 @@ def open_runner(
     dtype: str = "float32",
     max_model_len: int = MAX_MODEL_LEN,
     op: OpChoice | None = None,
+    compilation: CompilationConfig | None = None,
 ) -> EagerRunner:
+    """A runner of the checkpoint; a `CompiledRunner` where `compilation` says how."""
     files = open_model(str(path))
     model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=max_model_len, op=op)
     load_weights(model, files.open_weights(), num_threads=2)
-    return EagerRunner(
+    make = partial(CompiledRunner, compilation=compilation) if compilation else EagerRunner
+    return make(
         model,
         files.config,
         dtype=dtype,
@@ -92,3 +98,14 @@ def greatest_difference(model: PreTrainedModel, requests: list[FakeRequest]) -> 
             theirs = model(torch.tensor([request.token_ids[: len(ours)]])).logits[0].float().numpy()
         worst = max(worst, float(np.abs(ours - theirs).max()))
     return worst
+
+
+def compilation(max_num_batched_tokens: int = 256, **changes: Any) -> CompilationConfig:
+    """As `-O1` resolves it, without passes."""
+    settings: dict[str, Any] = {
+        "mode": CompilationMode.VLLM_COMPILE,
+        "custom_ops": ("all",),
+        "splitting_ops": ("attention",),
+        "compile_ranges_endpoints": (max_num_batched_tokens,),
+    }
+    return CompilationConfig(**{**settings, **changes})

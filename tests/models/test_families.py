@@ -12,11 +12,12 @@ import tiny_checkpoints as checkpoints
 from transformers.models.gemma3 import modeling_gemma3
 
 from ozone.ops.choice import OpChoice
+from ozone.ops.registry import NATIVE
 
 TOLERANCE = 1e-4
 
 
-CASES = [(name, "safetensors", ops) for name in checkpoints.MODELS for ops in ("none", "all")] + [
+CASES = [(name, "safetensors", ops) for name in checkpoints.MODELS for ops in ("none", "all", "compiled")] + [
     (name, "gguf", "none") for name in checkpoints.GGUF_MODELS
 ]
 
@@ -31,8 +32,12 @@ def test_logits_equal_those_of_transformers_in_prefill_chunks_and_decode(
         # The reference reads this key and its attention knows soft-capping, but nothing connects the two.
         capped = functools.partial(modeling_gemma3.eager_attention_forward, softcap=softcap)
         monkeypatch.setattr(modeling_gemma3, "eager_attention_forward", capped)
-    op = OpChoice((custom_ops,))
-    runner = harness.open_runner(checkpoints.save(model, tmp_path, format), op=op)
+    compiled = custom_ops == "compiled"
+    if compiled and not NATIVE:
+        pytest.skip("programs need the native library")
+    op = OpChoice(("all" if compiled else custom_ops,), compiled=compiled)
+    compilation = harness.compilation() if compiled else None
+    runner = harness.open_runner(checkpoints.save(model, tmp_path, format), op=op, compilation=compilation)
     whole, chunked, short = requests = harness.make_requests(runner.vocab_size, [85, 100, 50])
     harness.step(runner, [(whole, 53), (chunked, 30)])
     harness.step(runner, [(chunked, 17), (whole, 1), (short, 5)])

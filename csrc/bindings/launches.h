@@ -1,0 +1,40 @@
+// Launches that a thread makes, recorded.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/program.h"
+
+namespace ozone {
+
+// Launches in order, which can be made again without Python in between, or stored as a program. Addresses are kept
+// as they are: whoever records keeps alive what they point to.
+class Launches {
+  public:
+    // `params`: 8 bytes for each of the kernel's fields.
+    void add(const Kernel& kernel, const uint64_t* params);
+
+    void run() const;
+    // Nanoseconds of each of so many runs.
+    std::vector<uint64_t> times(int64_t repeats) const;
+    Program store(const BatchHeader& header, std::span<const Span> spans) const;
+    size_t size() const { return made_.size(); }
+
+    bool dry = false;  // what is recorded is not run
+
+  private:
+    struct Made {
+        const Kernel* kernel;
+        size_t first;  // of its values
+    };
+    std::vector<Made> made_;
+    std::vector<uint64_t> values_;
+};
+
+// Where this thread's launches go, or nullptr.
+extern thread_local Launches* recording;
+
+}  // namespace ozone

@@ -1,0 +1,244 @@
+"""Lowering: nodes of the vocabulary become the launches that their native functions make.
+
+Each piece is run once with tensors that have addresses and no memory: kernels are recorded, not run, results
+come from a planned pool, views cost nothing. What is left is a program without an address in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ozone.compilation.pieces import Piece
+from ozone.compilation.pool import PlannedPool
+from ozone.compilation.step import SIZES, Step, StepInputs
+from ozone.compilation.trace import Traced
+from ozone.native import library
+from ozone.ops.registry import OPS
+
+_ALLOCATIONS = frozenset(
+    {
+        torch.ops.aten.empty.memory_format,
+        torch.ops.aten.empty_like.default,
+        torch.ops.aten.empty_strided.default,
+        torch.ops.aten.new_empty.default,
+    }
+)
+
+
+class ForeignOpError(Exception):
+    """An op that is not of the vocabulary: a program cannot have it."""
+
+    def __init__(self, name: str, where: str = "") -> None:
+        super().__init__(f"{name} is no op of the vocabulary" + (f" ({where})" if where else ""))
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where in the pool a step leaves its result: (tokens, columns), dense."""
+
+    offset: int
+    columns: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class LoweredPiece:
+    """A piece as a program. `splits`: whether it is a splitting op."""
+
+    program: Any
+    splits: bool
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph as programs over the same memory.
+
+    Attributes:
+        memory: names of the spans that the programs point into: inputs, then constants. The pool is the last
+            span and has no name.
+        pool_bytes: what the pool needs for the most tokens and requests.
+    """
+
+    pieces: tuple[LoweredPiece, ...]
+    memory: tuple[str, ...]
+    pool_bytes: int
+    result: Result
+
+
+class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs native functions so that their launches are recorded and their results lie in the pool."""
+
+    def __init__(self, pool: PlannedPool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._pool = pool
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "ozone":
+            with self:
+                return OPS[func._opname].function(*args, **kwargs)
+        if func in _ALLOCATIONS:
+            return self._allocate(func(*args, **{**kwargs, "device": "meta"}))
+        if func.is_view:
+            return func(*args, **kwargs)
+        raise ForeignOpError(str(func))
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        if like.numel() == 0:
+            return torch.empty(like.shape, dtype=like.dtype)
+        return self._pool.empty(like.shape, like.dtype)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The most of everything that a step may have, and so the sizes that programs are made for."""
+
+    tokens: int
+    requests: int
+
+
+def lower(
+    traced: Traced, pieces: Sequence[Piece], step: Step, inputs: StepInputs, capacity: Capacity
+) -> Lowered:
+    """Make programs of all pieces.
+
+    Raises: `ForeignOpError` where a piece has an op that is not of the vocabulary.
+    """
+    sizes = _Sizes.at_least(capacity)
+    while True:
+        try:
+            return _Lowering(traced, step, inputs, sizes).run(pieces)
+        except ValueError as error:
+            # A size that happens to divide another number of a launch: others will not.
+            if "a multiple of" not in str(error) or sizes.tokens > 4 * capacity.tokens + _LARGE:
+                raise
+            sizes = _Sizes.at_least(Capacity(sizes.tokens + 1, sizes.requests + 1))
+
+
+_LARGE = 4096
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Primes, since a count of a launch is recognized by what divides it."""
+
+    tokens: int
+    requests: int
+    logits: int
+
+    @staticmethod
+    def at_least(capacity: Capacity) -> _Sizes:
+        requests = _prime(max(capacity.requests, 101))
+        tokens = _prime(max(capacity.tokens, requests + 1))
+        return _Sizes(tokens, requests, _prime(tokens + 1))
+
+    @property
+    def header(self) -> list[int]:
+        return [self.tokens, self.requests, self.logits]
+
+    def of(self, name: str) -> int:
+        return {"tokens": self.tokens, "requests": self.requests, "request_starts": self.requests + 1}[name]
+
+
+def _prime(least: int) -> int:
+    n = least
+    while any(n % d == 0 for d in range(2, int(n**0.5) + 1)):
+        n += 1
+    return n
+
+
+class _Lowering:
+    """One attempt: the values of a graph's nodes, piece by piece."""
+
+    def __init__(self, traced: Traced, step: Step, inputs: StepInputs, sizes: _Sizes) -> None:
+        self._sizes = sizes
+        self._pool, dry = PlannedPool(), PlannedPool()
+        self._recording = _Recording(self._pool)
+        examples = {
+            name: dry.empty((sizes.of(size), *x.shape[1:]), x.dtype)
+            for (name, x), size in zip(inputs._asdict().items(), SIZES, strict=True)
+        }
+        constants = dict(step.constants())
+        self._output = traced.module.graph.output_node()
+        self._values: dict[fx.Node, Any] = {}
+        used: dict[str, Tensor] = dict(examples)
+        for node, argument in zip(
+            traced.module.graph.find_nodes(op="placeholder"), traced.arguments, strict=True
+        ):
+            if argument.kind == "size":
+                self._values[node] = sizes.of(argument.name)
+            elif argument.kind == "input":
+                self._values[node] = examples[argument.name]
+            else:
+                self._values[node] = used[argument.name] = constants[argument.name]
+        self._memory = tuple(used)
+        self._spans = [*map(span_of, used.values()), self._pool.span]
+        self._last_use = _last_uses(traced.module.graph)
+
+    def run(self, pieces: Sequence[Piece]) -> Lowered:
+        lowered = tuple(self._piece(piece) for piece in pieces)
+        (result,) = (self._values[node] for node in self._output.all_input_nodes)
+        assert result.is_contiguous()
+        return Lowered(
+            lowered,
+            self._memory,
+            self._pool.size,
+            Result(self._pool.offset(result), result.shape[1], result.dtype),
+        )
+
+    def _piece(self, piece: Piece) -> LoweredPiece:
+        native = library()
+        assert native is not None, "programs are made where the native library is"
+        launches = native.Launches()
+        with torch.inference_mode():
+            launches.record(dry=True)
+            try:
+                for node in piece.nodes:
+                    self._run(node)
+            finally:
+                native.Launches.stop()
+        return LoweredPiece(launches.store(self._sizes.header, self._spans), piece.splits)
+
+    def _run(self, node: fx.Node) -> None:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        target: Any = node.target
+        # What is no op is arithmetic on sizes, or an item of a tuple.
+        recording = self._recording if isinstance(target, torch._ops.OpOverload) else nullcontext()
+        try:
+            with recording:
+                self._values[node] = target(*args, **kwargs)
+        except ForeignOpError as error:
+            raise ForeignOpError(error.name, node.name) from None
+        del args, kwargs
+        for dead in self._last_use.get(node, ()):
+            del self._values[dead]
+
+
+def _last_uses(graph: fx.Graph) -> Mapping[fx.Node, list[fx.Node]]:
+    """Which values nobody needs any more, once a node has run."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        last[node] = node
+        for argument in node.all_input_nodes:
+            last[argument] = node
+    uses: dict[fx.Node, list[fx.Node]] = {}
+    for value, user in last.items():
+        if value.op != "placeholder":
+            uses.setdefault(user, []).append(value)
+    return uses
+
+
+def span_of(tensor: Tensor) -> tuple[int, int]:
+    """Address and bytes of all the memory that a tensor is a view of."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()

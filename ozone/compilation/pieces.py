@@ -1,0 +1,71 @@
+"""Splitting: a graph as pieces, one after another, cut before and after every splitting op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ozone.errors import ConfigError
+from ozone.ops.schemas import SCHEMAS
+
+_NAMESPACE = "ozone::"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Nodes of a graph that follow each other.
+
+    Attributes:
+        splits: whether it is a splitting op rather than what lies between two of them.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    splits: bool
+
+
+def op_name(node: fx.Node) -> str | None:
+    """The name in the vocabulary of the op that a node calls, or None."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload) and target.namespace == "ozone":
+        return target._opname
+    return None
+
+
+def splitting_names(splitting_ops: Iterable[str]) -> frozenset[str]:
+    """The vocabulary's names of the ops that the setting lists.
+
+    Raises: `ConfigError` for one that the vocabulary does not have.
+    """
+    names = {op.removeprefix(_NAMESPACE) for op in splitting_ops}
+    for name in names:
+        if name not in SCHEMAS:
+            raise ConfigError(
+                f"-cc.splitting_ops: there is no op {name}; what a graph is usually split at is attention"
+            )
+    return frozenset(names)
+
+
+def split(graph: fx.Graph, splitting_ops: Sequence[str]) -> list[Piece]:
+    """The pieces of a graph in order. Placeholders and the output belong to none."""
+    names = splitting_names(splitting_ops)
+    pieces: list[Piece] = []
+    between: list[fx.Node] = []
+
+    def end() -> None:
+        if between:
+            pieces.append(Piece(tuple(between), splits=False))
+            between.clear()
+
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output"):
+            continue
+        if op_name(node) in names:
+            end()
+            pieces.append(Piece((node,), splits=True))
+        else:
+            between.append(node)
+    end()
+    return pieces

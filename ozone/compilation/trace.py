@@ -1,0 +1,103 @@
+"""From a model to a graph of op overloads: Dynamo traces once, for any number of tokens and requests.
+
+Sizes are unbacked, so that no number is special, no guard is made, and nothing can ask for a second trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx
+
+from ozone.compilation.step import SIZES, Step, StepInputs
+
+# Sizes of the example that is traced. Any would do.
+_EXAMPLE = {"tokens": 37, "requests": 11, "request_starts": 12}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a placeholder of a traced graph stands for: an input or one of the first dimensions of inputs, by
+    the names of `StepInputs` and `SIZES`, or a constant, by its name in `Step.constants`.
+    """
+
+    kind: Literal["size", "input", "constant"]
+    name: str
+
+
+@dataclass
+class Traced:
+    """A step as a graph. `arguments` has one entry for each placeholder, in their order."""
+
+    module: fx.GraphModule
+    arguments: list[Argument]
+
+
+def trace(step: Step, inputs: StepInputs) -> Traced:
+    """The whole step as one graph.
+
+    Args:
+        inputs: any tensors of the right types, of at least a dozen rows; only their shapes are looked at.
+
+    Raises: torch's own errors where the model does what cannot be traced.
+    """
+    from torch._dynamo.convert_frame import fullgraph_capture
+    from torch._dynamo.decorators import mark_unbacked
+    from torch._dynamo.utils import get_metrics_context
+
+    examples = StepInputs(*(_example(x, size) for x, size in zip(inputs, SIZES, strict=True)))
+    for example, size in zip(examples, SIZES, strict=True):
+        mark_unbacked(example, 0, shape_id=size)
+    # What lies beneath torch.compile and export: the graph alone, without guards and a function around it.
+    # Only what is marked varies, whatever else was traced in this process before.
+    static = torch._dynamo.config.patch(automatic_dynamic_shapes=False, assume_static_by_default=True)
+    with static, get_metrics_context():
+        captured = fullgraph_capture(step.forward, tuple(examples)).backend_input
+    assert captured is not None, "a step without tensors"
+    module, arguments = captured.graph_module, captured.example_inputs
+    names = {id(example): Argument("input", name) for name, example in examples._asdict().items()}
+    names |= {id(tensor): Argument("constant", name) for name, tensor in step.constants()}
+    fakes = [node.meta["example_value"] for node in module.graph.find_nodes(op="placeholder")]
+    sizes = {
+        str(fake.shape[0]): size
+        for argument, fake in zip(arguments, fakes, strict=True)
+        for example, size in zip(examples, SIZES, strict=True)
+        if argument is example
+    }
+    return Traced(
+        _normalized(module, fakes),
+        [
+            Argument("size", sizes[str(fake)]) if isinstance(fake, torch.SymInt) else names[id(argument)]
+            for argument, fake in zip(arguments, fakes, strict=True)
+        ],
+    )
+
+
+def _example(x: Tensor, size: str) -> Tensor:
+    return torch.empty(_EXAMPLE[size], *x.shape[1:], dtype=x.dtype)
+
+
+def _normalized(module: fx.GraphModule, fakes: list[Any]) -> fx.GraphModule:
+    """The same graph in op overloads: methods and functions of Python become the ops that they call, and what
+    only asserts something about sizes is gone.
+    """
+    from torch._subclasses import FakeTensor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    mode = next(fake.fake_mode for fake in fakes if isinstance(fake, FakeTensor))
+    with torch.inference_mode(False), torch.no_grad(), mode:
+        normalized = make_fx(module, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+    for node in normalized.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
+        normalized.graph.erase_node(node)
+    normalized.graph.eliminate_dead_code(is_impure_node=_has_effect)
+    normalized.recompile()
+    return normalized
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether the node may not be removed, even if nobody reads its result."""
+    if node.op in ("placeholder", "output"):
+        return True
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable

@@ -1,0 +1,30 @@
+"""The runner of a compiled model: programs instead of Python between the inputs and the hidden states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ozone.compilation.compiled import CompiledStep
+from ozone.compilation.compiler import compile_step
+from ozone.compilation.lowering import Capacity
+from ozone.compilation.step import Step
+from ozone.config.schema import CompilationConfig
+from ozone.engine.input_buffers import BatchCounts
+from ozone.graphs.eager_runner import EagerRunner
+
+
+class CompiledRunner(EagerRunner):
+    """Compiles the model when it is made, for all batches that the settings allow."""
+
+    def __init__(self, *args: Any, compilation: CompilationConfig, **settings: Any) -> None:
+        """Arguments of `EagerRunner`, and how to compile."""
+        super().__init__(*args, **settings)
+        step = Step(self._model, self._kv_caches)
+        capacity = Capacity(tokens=len(self._inputs.token_ids), requests=len(self._inputs.seq_lens))
+        programs = compile_step(step, self._inputs, compilation, capacity)
+        self._compiled = CompiledStep(programs, step, self._inputs)
+
+    def _hidden(self, counts: BatchCounts) -> Tensor:
+        return self._compiled(counts.num_tokens, counts.num_requests, counts.num_logits)

@@ -1,0 +1,167 @@
+"""Programs: every kernel's launch can be stored without an address, kept, and bound to other memory for a
+batch of another size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ozone.native
+
+NATIVE = ozone.native.library()
+KERNELS = NATIVE.kernels() if NATIVE else {}
+HEADER = [37, 11, 5]
+
+pytestmark = pytest.mark.skipif(NATIVE is None, reason="the native library was not built")
+
+
+@pytest.fixture(scope="module")
+def memory() -> list[Any]:
+    return [ozone.native.allocate(f"region {i}", 5000) for i in range(3)]
+
+
+def some_fields(kernel: Any, memory: list[Any], header: list[int]) -> list[float]:
+    """Any values, as if the kernel were launched on a batch that looks like `header`."""
+    values: list[float] = []
+    for place, (_, kind) in enumerate(kernel.fields):
+        if kind in ("input", "output", "state"):
+            null = kind == "input" and place % 4 == 3
+            values.append(0 if null else memory[place % 3].ctypes.data + 64 * place)
+        elif kind == "count":
+            values.append(header[place % 3] * (1 + place % 2 * 2))
+        else:
+            values.append(place * 1.1 if kind == "real" else -place)
+    return values
+
+
+def record(calls: list[tuple[Any, list[float]]]) -> Any:
+    """The launches, recorded and not run."""
+    launches = assert_native().Launches()
+    launches.record(dry=True)
+    try:
+        for kernel, fields in calls:
+            kernel(*fields)
+    finally:
+        assert_native().Launches.stop()
+    return launches
+
+
+def spans(memory: list[Any]) -> list[tuple[int, int]]:
+    return [(region.ctypes.data, region.nbytes) for region in memory]
+
+
+def nodes(program: Any, memory: list[Any], header: list[int]) -> list[tuple[str, list[float]]]:
+    return [(name, list(values)) for name, values in program.bind(spans(memory)).nodes(header)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_launch_comes_back_as_it_was(name: str, memory: list[Any]) -> None:
+    fields = some_fields(KERNELS[name], memory, HEADER)
+    program = record([(KERNELS[name], fields)]).store(HEADER, spans(memory))
+    kept = assert_native().Program.from_words(program.words)
+    assert nodes(kept, memory, HEADER) == [(name, fields)]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_counts_are_those_of_the_batch_at_hand(name: str, memory: list[Any]) -> None:
+    kernel = KERNELS[name]
+    program = record([(kernel, some_fields(kernel, memory, HEADER))]).store(HEADER, spans(memory))
+    other = [3, 2, 0]
+    assert nodes(program, memory, other) == [(name, some_fields(kernel, memory, other))]
+
+
+def test_a_program_runs_on_whatever_memory_it_is_bound_to(memory: list[Any]) -> None:
+    kernel = KERNELS["rms_norm"]
+    out, x, weight = (array.ctypes.data for array in memory)
+    program = record([(kernel, [out, x, weight, HEADER[0], 1, 8, 8, 8, 0.0, 0])]).store(HEADER, spans(memory))
+    other = [np.zeros(5000, np.uint8), np.full(1250, 2, np.float32), np.full(1250, 3, np.float32)]
+    program.bind(spans(other)).run(4, 1, 1)
+    result = other[0].view(np.float32)
+    assert (result[:32] == 3).all() and (result[32:] == 0).all()
+    assert not memory[0].any()
+
+
+def test_launches_of_a_program_run_in_order(memory: list[Any]) -> None:
+    kernel = KERNELS["rms_norm"]
+    a, b, weight = (array.ctypes.data for array in memory)
+    weight_of = memory[2].view(np.float32)
+    weight_of[:] = 2
+    memory[0].view(np.float32)[:] = 5
+    tokens = [HEADER[0], 1, 8, 8, 8, 0.0, 0]
+    calls = [(kernel, [b, a, weight, *tokens]), (kernel, [a, b, weight, *tokens])]
+    program = record(calls).store(HEADER, spans(memory))
+    assert len(program) == 2
+    program.bind(spans(memory)).run(1, 1, 1)
+    assert (memory[0].view(np.float32)[:8] == 2).all()
+    memory[0][:] = memory[1][:] = 0
+
+
+def test_nothing_runs_in_a_dry_recording(memory: list[Any]) -> None:
+    out, x, weight = (array.ctypes.data for array in memory)
+    memory[1].view(np.float32)[:] = 1
+    memory[2].view(np.float32)[:] = 1
+    launches = record([(KERNELS["rms_norm"], [out, x, weight, 4, 1, 8, 8, 8, 0.0, 0])])
+    assert len(launches) == 1 and not memory[0].any()
+    launches.run()
+    assert memory[0].any()
+    memory[0][:] = memory[1][:] = memory[2][:] = 0
+
+
+def assert_native() -> Any:
+    assert NATIVE is not None
+    return NATIVE
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"out": 4096}, "rms_norm: field out points into no memory of the program"),
+        ({"tokens": 38}, "rms_norm: field tokens is 38, a multiple of nothing"),
+        ({"tokens": 0}, "rms_norm: field tokens is 0, a multiple of nothing"),
+        ({"tokens": 37 * 11}, "rms_norm: field tokens is 407, a multiple of num_tokens and of num_requests"),
+    ],
+)
+def test_what_cannot_be_stored_is_named(changed: dict[str, int], message: str, memory: list[Any]) -> None:
+    kernel = KERNELS["rms_norm"]
+    names = [name for name, _ in kernel.fields]
+    fields = some_fields(kernel, memory, HEADER)
+    for name, value in changed.items():
+        fields[names.index(name)] = value
+    with pytest.raises(ValueError, match=message):
+        record([(kernel, fields)]).store(HEADER, spans(memory))
+
+
+@pytest.mark.parametrize("missing", ["a span", "bytes of one"])
+def test_memory_that_a_program_needs_and_does_not_get_is_an_error(missing: str, memory: list[Any]) -> None:
+    kernel = KERNELS["rms_norm"]
+    program = record([(kernel, some_fields(kernel, memory, HEADER))]).store(HEADER, spans(memory))
+    less = spans(memory)[:2] if missing == "a span" else [(address, 64) for address, _ in spans(memory)]
+    with pytest.raises(ValueError, match="not there or smaller"):
+        program.bind(less)
+
+
+def test_words_that_are_no_program_are_refused(memory: list[Any]) -> None:
+    kernel = KERNELS["rms_norm"]
+    program = record([(kernel, some_fields(kernel, memory, HEADER))] * 2).store(HEADER, spans(memory))
+    read, words = assert_native().Program.from_words, program.words
+    assert len(read(words)) == 2 and len(read(b"")) == 0
+    with pytest.raises(ValueError, match="8-byte words"):
+        read(words[:-3])
+    for end in range(8, len(words), 8):
+        if end != len(words) // 2:
+            with pytest.raises(ValueError, match=r"middle of a launch|this library does not have"):
+                read(words[:end])
+    with pytest.raises(ValueError, match="this library does not have"):
+        read(b"\1" + words[1:])
+    huge = (1 << 63).to_bytes(8, "little")
+    with pytest.raises(ValueError, match="middle of a launch"):
+        read(words[:8] + huge + words[16:])
+
+
+def test_a_header_has_the_counts_that_the_library_names(memory: list[Any]) -> None:
+    assert assert_native().BATCH_COUNTS == ("num_tokens", "num_requests", "num_logits")
+    with pytest.raises(ValueError, match="3 counts"):
+        record([(KERNELS["rms_norm"], some_fields(KERNELS["rms_norm"], memory, HEADER))]).store([1], [])
