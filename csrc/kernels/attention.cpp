@@ -98,13 +98,15 @@ struct Workspace {
     }
 };
 
-// Where the tiles of a range of keys lie.
+// Where the tiles of a step lie, and those after it, in the order in which they are read: the keys of the step,
+// its values, the keys of the next step, and so on. What lies behind the last tile is harmless to read again.
 template <typename C>
 struct Tiles {
-    const C* keys[2 * kStepTiles + kAhead];
-    const C* values[2 * kStepTiles + kAhead];
+    const C* reads[2 * kStepTiles + kAhead];
     int64_t scales[kStepTiles];  // where the scales of a tile begin
-    int64_t count;
+    int64_t count;               // of keys, and of values
+
+    const C** values() { return reads + count; }
 };
 
 template <typename Form, typename C>
@@ -114,8 +116,10 @@ class Task {
     static constexpr bool kScaledByPosition = __is_same(C, int8_t);
 
   public:
-    Task(const Attention& p, const Item& item)
-        : p_(p), item_(item), columns_(padded(p.head_dim)), rows_(item.tokens * item.heads), work_(columns_) {}
+    // `next` is the item that comes after this one, or null.
+    Task(const Attention& p, const Item& item, const Item* next)
+        : p_(p), item_(item), next_(next), columns_(padded(p.head_dim)), rows_(item.tokens * item.heads),
+          work_(columns_) {}
 
     void operator()() {
         prefetch_queries();
@@ -174,39 +178,62 @@ class Task {
         });
     }
 
-    // The tiles of the keys of this step, and what is read after them, so that reading can run ahead.
-    void locate(int64_t key, int64_t count) {
-        tiles_.count = count;
-        const int64_t per_block = p_.block_size / kTilePositions, size = kTilePositions * columns_;
-        const int32_t* table = p_.block_tables + item_.request * p_.table_stride;
-        const int64_t end = (item_.end_key + kTilePositions - 1) / kTilePositions;
-        int64_t tile = key / kTilePositions, block = tile / per_block, within = tile % per_block;
-        for (int64_t i = 0; i < count + kAhead; ++i, ++tile) {
-            if (tile >= end) {  // nothing comes: what was just read is harmless to read again
-                tiles_.keys[i] = tiles_.keys[i - 1];
-                tiles_.values[i] = tiles_.values[i - 1];
-                continue;
-            }
-            const int64_t id = table[block];
-            const int64_t at = id * p_.block_stride + item_.kv_head * p_.head_stride + within * size;
-            if (i < count)
-                tiles_.scales[i] = ((id * p_.kv_heads + item_.kv_head) * per_block + within) * 2 * kTilePositions;
-            tiles_.keys[i] = static_cast<const C*>(p_.k_cache) + at;
-            tiles_.values[i] = static_cast<const C*>(p_.v_cache) + at;
-            if (++within == per_block) within = 0, ++block;
+    // Writes where the tiles of the step at `key` lie, and those of the steps after it as far as there is room.
+    void locate(int64_t key) {
+        const C** to = tiles_.reads;
+        const C* const* const end = tiles_.reads + 2 * kStepTiles + kAhead;
+        tiles_.count = tiles_of(item_, key);
+        locate_scales(key);
+        const Item* item = &item_;
+        while (item && end - to >= 2 * kStepTiles) {
+            const int64_t count = tiles_of(*item, key);
+            locate_step(*item, key, count, to, to + count);
+            to += 2 * count;
+            key += kStepKeys;
+            if (key < item->end_key) continue;
+            item = item == &item_ ? next_ : nullptr;
+            if (item) key = item->first_key;
         }
-        // After the keys of this step come its values, then the keys of the next.
-        for (int64_t i = 0; i < kAhead; ++i) {
-            const C* next_keys = tiles_.keys[count + i];
-            tiles_.keys[count + i] = tiles_.values[i < count ? i : count - 1];
-            tiles_.values[count + i] = next_keys;
+        for (; to < end; ++to) *to = to[-1];
+    }
+
+    static int64_t tiles_of(const Item& item, int64_t key) {
+        const int64_t left = item.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
+        return (keys + kTilePositions - 1) / kTilePositions;
+    }
+
+    // Calls `body(i, block, tile)` for the i-th tile from `key` on: the id of its block, and which tile of that it is.
+    template <typename Body>
+    OZONE_INLINE void each_tile(const Item& item, int64_t key, int64_t count, Body body) const {
+        const int64_t per_block = p_.block_size / kTilePositions, first = key / kTilePositions;
+        const int32_t* table = p_.block_tables + item.request * p_.table_stride + first / per_block;
+        int64_t tile = first % per_block;
+        for (int64_t i = 0; i < count; ++i) {
+            body(i, int64_t{*table}, tile);
+            if (++tile == per_block) tile = 0, ++table;
         }
+    }
+
+    void locate_step(const Item& item, int64_t key, int64_t count, const C** keys, const C** values) const {
+        each_tile(item, key, count, [&](int64_t i, int64_t block, int64_t tile) {
+            const int64_t at =
+                block * p_.block_stride + item.kv_head * p_.head_stride + tile * kTilePositions * columns_;
+            keys[i] = static_cast<const C*>(p_.k_cache) + at;
+            values[i] = static_cast<const C*>(p_.v_cache) + at;
+        });
+    }
+
+    void locate_scales(int64_t key) {
+        const int64_t per_block = p_.block_size / kTilePositions;
+        each_tile(item_, key, tiles_.count, [&](int64_t i, int64_t block, int64_t tile) {
+            tiles_.scales[i] = ((block * p_.kv_heads + item_.kv_head) * per_block + tile) * 2 * kTilePositions;
+        });
     }
 
     void step(int64_t key, float scale) {
         const int64_t left = item_.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
-        const int64_t count = (keys + kTilePositions - 1) / kTilePositions;
-        locate(key, count);
+        locate(key);
+        const int64_t count = tiles_.count;
         if constexpr (kScaledByPosition) read_scales(keys, count, scale);
         score(count);
         for (int64_t row = 0; row < rows_; ++row) mask_and_find_largest(row, key, keys);
@@ -229,12 +256,12 @@ class Task {
     bool reads_cache() const { return __is_same(Element, C) || rows_ <= kRowsThatDecode; }
 
     void score(int64_t count) {
-        if (reads_cache()) return score_from(tiles_.keys, count);
+        if (reads_cache()) return score_from(tiles_.reads, count);
         if constexpr (!__is_same(Element, C)) {
             const Element* tiles[kStepTiles + kAhead];
             for (int64_t i = 0; i < count; ++i) {
                 Element* to = work_.keys + i * kTilePositions * columns_;
-                decode_keys<Form>(to, tiles_.keys[i], tiles_.keys[i + kAhead], columns_);
+                decode_keys<Form>(to, tiles_.reads + i, columns_);
                 tiles[i] = to;
             }
             for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
@@ -262,8 +289,8 @@ class Task {
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
                 scores<Form, S, R, V>(work_.scores + row * kRowFloats + v * kLanes, kRowFloats,
-                                      work_.queries + row * step_count(), vectors, vectors + kAhead * kSplit,
-                                      step_count(), work_.factors + v * kLanes);
+                                      work_.queries + row * step_count(), vectors, step_count(),
+                                      work_.factors + v * kLanes);
             });
     }
 
@@ -345,12 +372,12 @@ class Task {
     }
 
     void weigh_values(int64_t keys, int64_t count) {
-        if (reads_cache()) return weigh_from(tiles_.values, keys, count);
+        if (reads_cache()) return weigh_from(tiles_.values(), keys, count);
         if constexpr (!__is_same(Element, C)) {
             const Element* tiles[kStepTiles + kAhead];
             for (int64_t i = 0; i < count; ++i) {
                 Element* to = work_.values + i * kTilePositions * columns_;
-                decode_values<Form>(to, tiles_.values[i], tiles_.values[i + kAhead], columns_);
+                decode_values<Form>(to, tiles_.values() + i, columns_);
                 tiles[i] = to;
             }
             for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
@@ -433,6 +460,7 @@ class Task {
   private:
     const Attention& p_;
     const Item& item_;
+    const Item* const next_;
     const int64_t columns_, rows_;
     const Workspace<Form> work_;
     Tiles<C> tiles_;
@@ -442,48 +470,69 @@ class Task {
     int64_t positions_[kBlockRows];
 };
 
-void attend(const Attention& p, const Item& item) {
+void attend(const Attention& p, const Item& item, const Item* next) {
     with_cache_type(p.cache_dtype, [&]<typename C>(C) {
-        Task<typename FormOf<C>::type, C> task(p, item);
+        Task<typename FormOf<C>::type, C> task(p, item, next);
         task();
     });
 }
 
 // ---- all items ----
 
-// Calls `body(item, cost)` for every piece of work of request `i`, in an order that all ranks share.
+// Calls `body(item)` for the query heads of each KV head of request `i`, in slices, without tokens and keys.
 template <typename Body>
-OZONE_INLINE void each_item(const Attention& p, int64_t i, Body body) {
-    const int64_t first = p.query_start_loc[i], tokens = p.query_start_loc[i + 1] - first, length = p.seq_lens[i];
+OZONE_INLINE void each_slice(const Attention& p, int64_t i, Body body) {
     const Slices slices = slices_of(p);
     for (int64_t kv_head = 0; kv_head < p.kv_heads; ++kv_head)
         for (int64_t slice = 0; slice < slices.count; ++slice) {
             const int64_t begin = slice * slices.length, left = slices.group - begin;
             const int64_t heads = left < slices.length ? left : slices.length;
-            Item item{i, kv_head, kv_head * slices.group + begin, heads, first, 1, length - 1, 0, 0, nullptr};
-            if (tokens == 1) {
-                const Chunks chunks = chunks_of(length, p.window);
-                for (int64_t c = 0; c < chunks.count; ++c) {
-                    item.first_key = chunks.begin + c * chunks.length;
-                    item.end_key = item.first_key + chunks.length < length ? item.first_key + chunks.length : length;
-                    if (chunks.count > 1)
-                        item.partial = p.partials + ((i * p.heads + item.head) * p.chunks + c) *
-                                                        (kPartialHeader + padded(p.head_dim));
-                    body(item);
-                }
-                continue;
-            }
-            const int64_t most = kBlockRows / heads;
-            for (int64_t token = 0; token < tokens; token += most) {
-                item.tokens = tokens - token < most ? tokens - token : most;
-                item.token = first + token;
-                item.position = length - tokens + token;
-                const int64_t seen = p.window ? item.position + 1 - p.window : 0;
-                item.first_key = seen > 0 ? seen / kStepKeys * kStepKeys : 0;
-                item.end_key = item.position + item.tokens;
-                body(item);
-            }
+            body(Item{i, kv_head, kv_head * slices.group + begin, heads, p.query_start_loc[i], 1, 0, 0, 0, nullptr});
         }
+}
+
+// The heads of a chunk come one after the other: they lie side by side in each block, and processors fetch what
+// follows what is read.
+template <typename Body>
+OZONE_INLINE void each_item_of_decode(const Attention& p, int64_t i, Body body) {
+    const int64_t length = p.seq_lens[i];
+    const Chunks chunks = chunks_of(length, p.window);
+    for (int64_t c = 0; c < chunks.count; ++c)
+        each_slice(p, i, [&](Item item) {
+            item.position = length - 1;
+            item.first_key = chunks.begin + c * chunks.length;
+            item.end_key = item.first_key + chunks.length < length ? item.first_key + chunks.length : length;
+            if (chunks.count > 1)
+                item.partial = p.partials + ((i * p.heads + item.head) * p.chunks + c) *
+                                                (kPartialHeader + padded(p.head_dim));
+            body(item);
+        });
+}
+
+template <typename Body>
+OZONE_INLINE void each_item_of_prefill(const Attention& p, int64_t i, int64_t tokens, Body body) {
+    each_slice(p, i, [&](Item item) {
+        const int64_t first = item.token, most = kBlockRows / item.heads;
+        for (int64_t token = 0; token < tokens; token += most) {
+            item.tokens = tokens - token < most ? tokens - token : most;
+            item.token = first + token;
+            item.position = p.seq_lens[i] - tokens + token;
+            const int64_t seen = p.window ? item.position + 1 - p.window : 0;
+            item.first_key = seen > 0 ? seen / kStepKeys * kStepKeys : 0;
+            item.end_key = item.position + item.tokens;
+            body(item);
+        }
+    });
+}
+
+// Calls `body(item)` for every piece of work, in an order that all ranks share.
+template <typename Body>
+OZONE_INLINE void each_item(const Attention& p, Body body) {
+    for (int64_t i = 0; i < p.requests; ++i) {
+        const int64_t tokens = p.query_start_loc[i + 1] - p.query_start_loc[i];
+        if (tokens == 1) each_item_of_decode(p, i, body);
+        else each_item_of_prefill(p, i, tokens, body);
+    }
 }
 
 // About how long an item takes, per key: reading it from memory costs as much as some rows of products.
@@ -494,18 +543,24 @@ OZONE_INLINE int64_t cost_of(const Item& item) {
 
 }  // namespace
 
-// Every rank goes through the same list of items and takes those that begin in its share of the total cost.
+// Every rank goes through the same list of items and takes those that begin in its share of the total cost. An
+// item knows the next one, so that reading can run ahead of it.
 void run(const Attention& p, int rank, int size) {
     int64_t total = 0;
-    if (size > 1)
-        for (int64_t i = 0; i < p.requests; ++i) each_item(p, i, [&](const Item& item) { total += cost_of(item); });
+    if (size > 1) each_item(p, [&](const Item& item) { total += cost_of(item); });
     const int64_t begin = total * rank / size, end = total * (rank + 1) / size;
     int64_t at = 0;
-    for (int64_t i = 0; i < p.requests; ++i)
-        each_item(p, i, [&](const Item& item) {
-            if (size == 1 || (at >= begin && at < end)) attend(p, item);
-            at += cost_of(item);
-        });
+    Item waiting;
+    bool any = false;
+    each_item(p, [&](const Item& item) {
+        const bool mine = size == 1 || (at >= begin && at < end);
+        at += cost_of(item);
+        if (!mine) return;
+        if (any) attend(p, waiting, &item);
+        waiting = item;
+        any = true;
+    });
+    if (any) attend(p, waiting, nullptr);
 }
 
 void run(const AttentionMerge& p, int rank, int size) {

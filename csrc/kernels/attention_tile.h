@@ -17,11 +17,17 @@ namespace ozone::OZONE_ISA {
 inline constexpr int kRows = 6;
 // Vectors that the 16 lanes of a tile are.
 inline constexpr int kSplit = 16 / kLanes;
-// Tiles by which reading runs ahead: as many as hide the latency of memory.
-inline constexpr int kAhead = 4;
+// Tiles by which reading runs ahead, and the most of them. Each line is asked for several times, since a request that
+// finds no place may be dropped (linear_gguf.cpp), and into the second-level cache: more can be under way there than
+// from the first.
+inline constexpr int kAheadTiles[] = {16, 12, 8, 4};
+inline constexpr int kAhead = 16;
 
-// Into the second-level cache: more reads of memory can be under way there than in the first.
-OZONE_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+// Asks for what lies `offset` elements into the tiles that are read after `tiles[0]`.
+template <typename C>
+OZONE_INLINE void prefetch(const C* const* tiles, int64_t offset, int vectors_per_tile = 1) {
+    for (const int ahead : kAheadTiles) __builtin_prefetch(tiles[ahead * vectors_per_tile] + offset, 0, 2);
+}
 
 // ---- forms ----
 
@@ -205,11 +211,11 @@ struct Reader<Pairs, e4m3> : ByteReader<e4m3> {};
 // ---- products ----
 
 // out[r][lane] = factors[lane] * sum over steps of q[step][r] . keys, for R rows and V vectors of keys.
-// `q` is packed by steps; rows of `out` are `stride` apart. `keys` are where the first steps of the vectors lie;
-// `next` are as many addresses to be read soon.
+// `q` is packed by steps; rows of `out` are `stride` apart. `keys` are where the first steps of the vectors lie, and
+// of kAhead tiles more.
 template <typename Form, typename C, int R, int V>
-void scores(float* out, int64_t stride, const typename Form::Scalar* q, const C* const* keys, const C* const* next,
-            int64_t steps, const float* factors) {
+void scores(float* out, int64_t stride, const typename Form::Scalar* q, const C* const* keys, int64_t steps,
+            const float* factors) {
     constexpr int kSteps = Reader<Form, C>::kSteps;
     const Reader<Form, C> read;
     F32 sums[R][V];
@@ -223,7 +229,7 @@ void scores(float* out, int64_t stride, const typename Form::Scalar* q, const C*
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
             read(k[v], keys[v] + at);
-            if (v % kSplit == 0) prefetch(next[v] + at);
+            if (v % kSplit == 0) prefetch(keys + v, at, kSplit);
         }
 #pragma GCC unroll 8
         for (int s = 0; s < kSteps; ++s)
@@ -243,7 +249,7 @@ void scores(float* out, int64_t stride, const typename Form::Scalar* q, const C*
 }
 
 // out[r][column] = keep[r] * out[r][column] + sum over positions of p[r][position] * values, for R rows and V
-// vectors of columns. Rows of `p` and `out` are `p_stride` and `out_stride` apart. Asks for `values[tiles]` and on.
+// vectors of columns. Rows of `p` and `out` are `p_stride` and `out_stride` apart. `values` has kAhead tiles more.
 template <typename Form, typename C, int R, int V>
 void gather(float* out, int64_t out_stride, const float* keep, const typename Form::Scalar* p, int64_t p_stride,
             const C* const* values, int64_t tiles, int64_t column, int64_t columns) {
@@ -255,14 +261,13 @@ void gather(float* out, int64_t out_stride, const float* keep, const typename Fo
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sums[r][v] = splat(0);
     for (int64_t tile = 0; tile < tiles; ++tile) {
-        const C* row = values[tile] + column * kPack<C>;
-        const C* next = values[tile + kAhead] + column * kPack<C>;
+        int64_t at = column * kPack<C>;
         for (int step = 0; step < kTileSteps; step += kSteps) {
             typename Form::Vector x[V][kSteps];
 #pragma GCC unroll 8
             for (int v = 0; v < V; ++v) {
-                read(x[v], row + v * kLanes * kPack<C>);
-                if (v % kSplit == 0) prefetch(next + v * kLanes * kPack<C>);
+                read(x[v], values[tile] + at + v * kLanes * kPack<C>);
+                if (v % kSplit == 0) prefetch(values + tile, at + v * kLanes * kPack<C>);
             }
 #pragma GCC unroll 8
             for (int s = 0; s < kSteps; ++s)
@@ -272,8 +277,7 @@ void gather(float* out, int64_t out_stride, const float* keep, const typename Fo
 #pragma GCC unroll 8
                     for (int v = 0; v < V; ++v) sums[r][v] = Form::dot(sums[r][v], one, x[v][s]);
                 }
-            row += columns * kPack<C>;
-            next += columns * kPack<C>;
+            at += columns * kPack<C>;
         }
         p += kTileSteps;
     }
@@ -308,17 +312,17 @@ OZONE_INLINE void with_rows(int64_t rows, Body body) {
 
 // ---- tiles decoded to the form's own type ----
 
-// A tile of keys: [columns / pack][16][pack], of either type.
+// A tile of keys: [columns / pack][16][pack], of either type. `tile` is where it lies, and kAhead tiles after it.
 template <typename Form, typename C>
-OZONE_INLINE void decode_keys(typename Form::Element* to, const C* tile, const C* ahead, int64_t columns) {
+OZONE_INLINE void decode_keys(typename Form::Element* to, const C* const* tile, int64_t columns) {
     constexpr int kSteps = Reader<Form, C>::kSteps;
     const Reader<Form, C> read;
     for (int64_t i = 0; i < columns; i += kPack<C>) {
         const int64_t at = i * kTilePositions;
-        prefetch(ahead + at);
+        prefetch(tile, at);
         for (int half = 0; half < kSplit; ++half) {
             typename Form::Vector x[kSteps];
-            read(x, tile + at + half * kLanes * kPack<C>);
+            read(x, *tile + at + half * kLanes * kPack<C>);
             for (int s = 0; s < kSteps; ++s)
                 Form::put(to + at + (s * kTilePositions + half * kLanes) * Form::kPack, x[s]);
         }
@@ -327,15 +331,15 @@ OZONE_INLINE void decode_keys(typename Form::Element* to, const C* tile, const C
 
 // A tile of values: [16 / pack][columns][pack], of either type.
 template <typename Form, typename C>
-OZONE_INLINE void decode_values(typename Form::Element* to, const C* tile, const C* ahead, int64_t columns) {
+OZONE_INLINE void decode_values(typename Form::Element* to, const C* const* tile, int64_t columns) {
     constexpr int kSteps = Reader<Form, C>::kSteps;
     const Reader<Form, C> read;
     for (int64_t position = 0; position < kTilePositions; position += kPack<C>)
         for (int64_t column = 0; column < columns; column += kLanes) {
             const int64_t at = position * columns + column * kPack<C>;
-            prefetch(ahead + at);
+            prefetch(tile, at);
             typename Form::Vector x[kSteps];
-            read(x, tile + at);
+            read(x, *tile + at);
             for (int s = 0; s < kSteps; ++s)
                 Form::put(to + position * columns + (s * columns + column) * Form::kPack, x[s]);
         }
