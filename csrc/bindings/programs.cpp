@@ -160,7 +160,24 @@ void bind_programs(nb::module_& m) {
                 const WithoutGil release;
                 self.run({tokens, requests, logits});
             },
-            nb::arg("num_tokens"), nb::arg("num_requests"), nb::arg("num_logits"), "Run it for a batch.")
+            nb::arg("num_tokens"), nb::arg("num_requests"), nb::arg("num_logits"),
+            "Run it for a batch, launch by launch.")
+        .def(
+            "replay",
+            [](BoundProgram& self, int64_t tokens, int64_t requests, int64_t logits) {
+                const WithoutGil release;
+                self.replay({tokens, requests, logits});
+            },
+            nb::arg("num_tokens"), nb::arg("num_requests"), nb::arg("num_logits"),
+            "Run it for a batch in one launch, inside the thread team.")
+        .def(
+            "times",
+            [](BoundProgram& self, const Counts& counts) {
+                const BatchHeader header = header_of(counts);
+                const WithoutGil release;
+                return self.times(header);
+            },
+            nb::arg("header"), "Replay it; nanoseconds of each node.")
         .def("nodes", nodes_of, nb::arg("header"), "(kernel, values of its fields) of each, for a batch.")
         .def("__len__", &BoundProgram::size);
 }

@@ -3,20 +3,17 @@
 #include "runtime/team.h"
 
 namespace ozone {
-namespace {
 
-KernelFunction variant(const Kernel& kernel) { return kernel.variants[static_cast<int>(active_isa())]; }
-
-}  // namespace
+KernelFunction function_of(const Kernel& kernel) { return kernel.variants[static_cast<int>(active_isa())]; }
 
 void launch(const Kernel& kernel, const void* params) {
-    if (kernel.cost(params) < kAloneBelowBytes) return launch_alone(kernel, params);
-    run_on_team(variant(kernel), params);
+    if (is_small(kernel, params)) return launch_alone(kernel, params);
+    run_on_team(function_of(kernel), params);
 }
 
 void launch_alone(const Kernel& kernel, const void* params) {
     scratch();  // kernels must not throw
-    variant(kernel)(params, 0, 1);
+    function_of(kernel)(params, 0, 1);
 }
 
 const Kernel* find_kernel(std::string_view name) {

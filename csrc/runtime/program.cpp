@@ -1,9 +1,11 @@
 #include "runtime/program.h"
 
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
 #include "runtime/launch.h"
+#include "runtime/team.h"
 
 namespace ozone {
 
@@ -64,6 +66,49 @@ void BoundProgram::look_up_counts(const BatchHeader& header) {
 void BoundProgram::run(const BatchHeader& header) {
     look_up_counts(header);
     for (const Node& node : nodes_) launch(*node.kernel, values_.data() + node.first);
+}
+
+void BoundProgram::replay(const BatchHeader& header) { replay(header, nullptr); }
+
+std::vector<uint64_t> BoundProgram::times(const BatchHeader& header) {
+    std::vector<uint64_t> times;
+    times.reserve(nodes_.size());
+    replay(header, &times);
+    return times;
+}
+
+void BoundProgram::replay(const BatchHeader& header, std::vector<uint64_t>* times) {
+    look_up_counts(header);
+    bool all_alone = true;
+    for (Node& node : nodes_) {
+        node.function = function_of(*node.kernel);
+        node.alone = is_small(*node.kernel, values_.data() + node.first);
+        all_alone = all_alone && node.alone;
+    }
+    times_ = times;
+    scratch();  // kernels must not throw
+    if (all_alone) return replay_share(0, 1);
+    run_on_team([](const void* self, int rank, int size) noexcept {
+        static_cast<BoundProgram*>(const_cast<void*>(self))->replay_share(rank, size);
+    }, this);
+}
+
+void BoundProgram::replay_share(int rank, int size) {
+    using Clock = std::chrono::steady_clock;
+    auto start = Clock::now();
+    for (size_t i = 0; i < nodes_.size(); ++i) {
+        const Node& node = nodes_[i];
+        const uint64_t* params = values_.data() + node.first;
+        if (!node.alone) node.function(params, rank, size);
+        else if (rank == 0) node.function(params, 0, 1);
+        // What one thread does alone, it does in order. Behind the last node, the launch itself ends.
+        const bool goes_on = i + 1 == nodes_.size() || (node.alone && nodes_[i + 1].alone);
+        if (size > 1 && (times_ || !goes_on)) barrier_->wait(size);
+        if (!times_ || rank != 0) continue;
+        const auto now = Clock::now();
+        times_->push_back(static_cast<uint64_t>(std::chrono::nanoseconds(now - start).count()));
+        start = now;
+    }
 }
 
 std::vector<uint64_t> BoundProgram::fields(size_t node, const BatchHeader& header) {

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "runtime/batch_header.h"
 #include "runtime/stored_launch.h"
+#include "runtime/wait.h"
 
 namespace ozone {
 
@@ -29,6 +31,13 @@ class BoundProgram {
     // Launches one after the other, for a batch that looks like `header`.
     void run(const BatchHeader& header);
 
+    // The same in one launch on the thread team, whose threads go from node to node by themselves and wait for each
+    // other where one node's work may be another's input.
+    void replay(const BatchHeader& header);
+
+    // Replays it, with a barrier behind every node; nanoseconds that each node took.
+    std::vector<uint64_t> times(const BatchHeader& header);
+
     size_t size() const { return nodes_.size(); }
     const Kernel& kernel(size_t node) const { return *nodes_.at(node).kernel; }
     // The fields of a node as the kernel gets them, for a batch that looks like `header`.
@@ -38,6 +47,9 @@ class BoundProgram {
     struct Node {
         const Kernel* kernel;
         size_t first;  // of its values
+        // Of the replay at hand: what is run, and whether by rank 0 alone.
+        KernelFunction function = nullptr;
+        bool alone = false;
     };
     struct Count {
         size_t value;  // its place among the values
@@ -45,10 +57,14 @@ class BoundProgram {
         int64_t factor;
     };
     void look_up_counts(const BatchHeader& header);
+    void replay(const BatchHeader& header, std::vector<uint64_t>* times);
+    void replay_share(int rank, int size);
 
     std::vector<Node> nodes_;
     std::vector<uint64_t> values_;  // 8 bytes for each field of each node
     std::vector<Count> counts_;
+    std::unique_ptr<Barrier> barrier_ = std::make_unique<Barrier>();
+    std::vector<uint64_t>* times_ = nullptr;  // of the replay at hand
 };
 
 }  // namespace ozone

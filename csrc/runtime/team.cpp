@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -15,36 +14,10 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "runtime/wait.h"
 
 namespace ozone {
 namespace {
-
-constexpr auto kSpin = std::chrono::microseconds(50);
-
-void pause() {
-#if defined(__x86_64__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-// Waits until `value` is not `old`: spinning first, then asleep. Returns the new value.
-uint32_t wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
-    const auto deadline = std::chrono::steady_clock::now() + kSpin;
-    do {
-        for (int i = 0; i < 64; ++i) {
-            const uint32_t now = value.load(std::memory_order_acquire);
-            if (now != old) return now;
-            pause();
-        }
-    } while (std::chrono::steady_clock::now() < deadline);
-    value.wait(old, std::memory_order_acquire);
-    return value.load(std::memory_order_acquire);
-}
 
 std::vector<int> affinity() {
     std::vector<int> cpus;

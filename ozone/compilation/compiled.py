@@ -12,7 +12,9 @@ from torch import Tensor
 from ozone.compilation.compiler import RangeProgram
 from ozone.compilation.lowering import Lowered, Result, span_of
 from ozone.compilation.step import Step, StepInputs
-from ozone.native import allocate
+from ozone.config.schema import CUDAGraphMode
+from ozone.engine.input_buffers import BatchCounts
+from ozone.native import allocate, library
 
 
 class CompiledStep:
@@ -26,20 +28,36 @@ class CompiledStep:
         self._last = [program.last for program in programs]
         self._bound = [_Bound(program.lowered, tensors, pool) for program in programs]
 
-    def __call__(self, num_tokens: int, num_requests: int, num_logits: int) -> Tensor:
-        """Run the step on what the inputs hold; hidden states (tokens, columns), valid until the next one."""
-        bound = self._bound[bisect.bisect_left(self._last, num_tokens)]
-        for program in bound.programs:
-            program.run(num_tokens, num_requests, num_logits)
-        return bound.result[:num_tokens]
+    def __call__(self, counts: BatchCounts, mode: CUDAGraphMode = CUDAGraphMode.NONE) -> Tensor:
+        """Run the step on what the inputs hold.
+
+        Args:
+            mode: NONE launches kernel by kernel; PIECEWISE replays what lies between splitting ops; FULL
+                replays everything at once.
+
+        Returns: hidden states (tokens, columns), valid until the next step.
+        """
+        tokens, requests, logits = counts.num_tokens, counts.num_requests, counts.num_logits
+        bound = self._bound[bisect.bisect_left(self._last, tokens)]
+        if mode is CUDAGraphMode.FULL:
+            bound.whole.replay(tokens, requests, logits)
+        else:
+            for program, splits in bound.pieces:
+                launch = program.run if splits or mode is CUDAGraphMode.NONE else program.replay
+                launch(tokens, requests, logits)
+        return bound.result[:tokens]
 
 
 class _Bound:
-    """The programs of one range."""
+    """The programs of one range: each piece, with whether it is a splitting op; all pieces as one."""
 
     def __init__(self, lowered: Lowered, tensors: Mapping[str, Tensor], pool: Tensor) -> None:
+        native = library()
+        assert native is not None, "programs run where the native library is"
         memory = [*(span_of(tensors[name]) for name in lowered.memory), span_of(pool)]
-        self.programs: list[Any] = [piece.program.bind(memory) for piece in lowered.pieces]
+        self.pieces = [(piece.program.bind(memory), piece.splits) for piece in lowered.pieces]
+        words = b"".join(piece.program.words for piece in lowered.pieces)
+        self.whole: Any = native.Program.from_words(words).bind(memory)
         self.result = _rows(pool, lowered.result)
 
 

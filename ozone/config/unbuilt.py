@@ -23,7 +23,7 @@ def unbuilt(config: OzoneConfig) -> str | None:
     )
     if compilation.mode is not CompilationMode.NONE and not programs:
         missing.append(f"compilation ({compilation.mode.name})")
-    if compilation.cudagraph_mode != CUDAGraphMode.NONE:
+    if compilation.cudagraph_mode is not CUDAGraphMode.NONE and not programs:
         missing.append(f"graphs ({compilation.cudagraph_mode.name})")
     if config.kernel.enable_flashinfer_autotune:
         missing.append("kernel tuning")

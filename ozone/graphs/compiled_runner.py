@@ -12,6 +12,7 @@ from ozone.compilation.lowering import Capacity
 from ozone.compilation.step import Step
 from ozone.config.schema import CompilationConfig
 from ozone.engine.input_buffers import BatchCounts
+from ozone.graphs.dispatcher import BatchDescriptor, Dispatcher
 from ozone.graphs.eager_runner import EagerRunner
 
 
@@ -25,6 +26,8 @@ class CompiledRunner(EagerRunner):
         capacity = Capacity(tokens=len(self._inputs.token_ids), requests=len(self._inputs.seq_lens))
         programs = compile_step(step, self._inputs, compilation, capacity)
         self._compiled = CompiledStep(programs, step, self._inputs)
+        self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)
 
     def _hidden(self, counts: BatchCounts) -> Tensor:
-        return self._compiled(counts.num_tokens, counts.num_requests, counts.num_logits)
+        mode, _ = self._dispatcher.dispatch(BatchDescriptor(counts.num_tokens, counts.num_requests))
+        return self._compiled(counts, mode)

@@ -15,7 +15,8 @@ from ozone.compilation.lowering import Capacity, ForeignOpError, lower
 from ozone.compilation.pieces import op_name, split
 from ozone.compilation.step import Step, StepInputs
 from ozone.compilation.trace import Traced, trace
-from ozone.config.schema import CompilationConfig, CompilationMode
+from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode
+from ozone.engine.input_buffers import BatchCounts
 from ozone.errors import ConfigError
 from ozone.graphs.eager_runner import allocate_kv_caches
 from ozone.models import build_model, load_weights
@@ -105,7 +106,10 @@ def test_every_batch_gets_the_bits_of_the_eager_model(
     for lengths in ([1], [1] * 8, [17], [5, 1, 40, 2], [8, 56], [64]):
         fill(inputs, lengths)
         expected = eager(step, inputs, sum(lengths), len(lengths))
-        assert torch.equal(compiled(sum(lengths), len(lengths), 1), expected), lengths
+        for mode in (CUDAGraphMode.NONE, CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL):
+            hidden = compiled(BatchCounts(sum(lengths), len(lengths), 1), mode)
+            assert torch.equal(hidden, expected), (lengths, mode)
+            hidden.zero_()
 
 
 def test_pieces_lie_between_the_splitting_ops(traced: Traced) -> None:

@@ -1,4 +1,4 @@
-"""Programs: every kernel's launch can be stored without an address, kept, and bound to other memory for a
+"""Programs: any launch can be stored without an address, kept, and bound to other memory for a
 batch of another size.
 """
 
@@ -165,3 +165,46 @@ def test_a_header_has_the_counts_that_the_library_names(memory: list[Any]) -> No
     assert assert_native().BATCH_COUNTS == ("num_tokens", "num_requests", "num_logits")
     with pytest.raises(ValueError, match="3 counts"):
         record([(KERNELS["rms_norm"], some_fields(KERNELS["rms_norm"], memory, HEADER))]).store([1], [])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_replay_gives_what_launches_one_by_one_give(threads: int) -> None:
+    """A chain in which each node reads what other threads wrote: small nodes, large ones, both in turn."""
+    native = assert_native()
+    before = native.num_threads()
+    native.set_num_threads(threads)
+    try:
+        expected = _chain("run")
+        for _ in range(5):
+            np.testing.assert_array_equal(_chain("replay"), expected)
+    finally:
+        native.set_num_threads(before)
+
+
+def _chain(method: str) -> np.ndarray:
+    rows, cols = 67, 1024
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, rows, cols)).astype(np.float32)
+    weight = rng.standard_normal(cols).astype(np.float32)
+    arrays = [a, b, weight]
+    memory = [(array.ctypes.data, array.nbytes) for array in arrays]
+    (to_b, from_a, w), norm = (address for address, _ in memory), KERNELS["rms_norm"]
+    to_b, from_a = from_a, to_b
+    calls = []
+    for node in range(60):
+        # Rows of the input begin one element after another, so that each thread reads what all have written.
+        columns = 4 if node % 5 > 2 else cols
+        calls.append((norm, [to_b, from_a, w, rows, 1, columns, 1, columns, 1e-5, 0]))
+        to_b, from_a = from_a, to_b
+    bound = record(calls).store([rows, 11, 5], memory).bind(memory)
+    getattr(bound, method)(rows, 11, 5)
+    return np.concatenate([a, b])
+
+
+def test_a_replay_says_how_long_each_node_took(memory: list[Any]) -> None:
+    kernel = KERNELS["rms_norm"]
+    out, x, weight = (array.ctypes.data for array in memory)
+    calls = [(kernel, [out, x, weight, HEADER[0], 1, 8, 8, 8, 1.0, 0])] * 3
+    bound = record(calls).store(HEADER, spans(memory)).bind(spans(memory))
+    times = bound.times([4, 1, 1])
+    assert len(times) == 3 and all(time > 0 for time in times)
