@@ -12,8 +12,8 @@ namespace {
 
 // Most tokens that are looked at one by one; with more the whole row is.
 constexpr int64_t kMaxCandidates = 8192;
-// Tokens that are tried first for a nucleus: most are small.
-constexpr int64_t kSmallNucleus = 512;
+// About so many tokens, and then so many, are tried for a nucleus before all are: most are small.
+constexpr int64_t kSmallNuclei[] = {512, 1536};
 constexpr int64_t kSumBlock = 256;
 // Weights below e^-708 of the largest are 0.
 constexpr double kLeastExponent = -708;
@@ -214,9 +214,9 @@ int64_t pick(double* weights, int64_t size, double total, double share, double u
 
 double share_of_nucleus(const SamplingRow& p, double total) { return p.top_p < 1 ? p.top_p * total : kNoShare; }
 
-// Collects the most likely tokens if it looks as if they hold the nucleus, and returns how many they are; or 0.
-int64_t collect_small_nucleus(const Row& row, double total, double share, Workspace& work) {
-    const float bound = bound_of_largest(row, kSmallNucleus);
+// Collects the most likely `tokens` or more if it looks as if they hold the nucleus, and returns how many they are; or 0.
+int64_t collect_small_nucleus(const Row& row, int64_t tokens, double total, double share, Workspace& work) {
+    const float bound = bound_of_largest(row, tokens);
     if (bound == -kInfinity) return 0;
     constexpr int64_t kSample = 256;
     double missed = 0;
@@ -224,7 +224,7 @@ int64_t collect_small_nucleus(const Row& row, double total, double share, Worksp
         const int64_t at = (2 * i + 1) * row.size / (2 * kSample);
         if (row.values[at] < bound) missed += work.weights[at];
     }
-    if (missed * static_cast<double>(row.size) / kSample > 2 * (total - share)) return 0;
+    if (missed * static_cast<double>(row.size) / kSample > total - share) return 0;
     const int64_t count = collect(row, bound, kMaxCandidates, work.ids);
     return count <= kMaxCandidates ? count : 0;
 }
@@ -235,8 +235,8 @@ int64_t choose_among_all(const Row& row, const SamplingRow& p, float floor, doub
     const double total = weigh(row.values, row.size, weighing, work.weights, work.block_sums);
     const double share = share_of_nucleus(p, total);
     if (share < kNoShare) {
-        const int64_t count = collect_small_nucleus(row, total, share, work);
-        if (count) {
+        for (const int64_t tokens : kSmallNuclei) {
+            const int64_t count = collect_small_nucleus(row, tokens, total, share, work);
             double held = 0;
             for (int64_t i = 0; i < count; ++i) held += work.few[i] = work.weights[work.ids[i]];
             for (int64_t i = 0; i < kDoubles; ++i) work.few[count + i] = 0;
