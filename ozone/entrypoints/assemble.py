@@ -6,6 +6,7 @@ configuration, tokenizer and weight files are read, since that import is the lon
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ _NOT_BUILT = (
 )
 # About 0.1 ms: the gap between two products of a step is shorter, a pause between steps is longer.
 _SPIN_COUNT = "10000"
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,17 @@ class _Background:
         return self._result
 
 
+def share_heap() -> None:
+    """Let all threads allocate from one heap of glibc: what one has freed, another can use.
+
+    A heap for each thread, the default, kept 40 MB more resident: docs/decisions/0008. Where the C library is
+    another, nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
 def limit_torch_spinning() -> None:
     """Before torch is imported: set how long its threads spin between products, docs/decisions/0004."""
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -152,6 +165,7 @@ def load(
     """
     timer = timer or StartupTimer()
     timer.mark("imports")
+    share_heap()
     torch_side = _Background(lambda: _import_torch_side(timer))
     with timer.phase("model files"):
         files = open_model(

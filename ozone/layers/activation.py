@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ozone.config.model import ModelConfig
@@ -14,6 +15,9 @@ _ACTIVATIONS = {
     "silu": "silu_and_mul",
     "gelu_pytorch_tanh": "gelu_tanh_and_mul",
 }
+# Rows that the block works on at a time. Its inner rows are several times as wide as the model: those of many
+# rows need more memory than all else, and a product of this many is as fast. docs/decisions/0008
+_MAX_ROWS = 512
 
 
 class GatedMLP(nn.Module):
@@ -44,5 +48,11 @@ class GatedMLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        # Traced, the block stays one: a compiled graph knows the sizes of all its tensors and plans for them.
+        if torch.compiler.is_compiling() or x.shape[0] <= _MAX_ROWS:
+            return self._rows(x)
+        return torch.cat([self._rows(rows) for rows in torch.split(x, _MAX_ROWS)])
+
+    def _rows(self, x: Tensor) -> Tensor:
         output: Tensor = self.down_proj(self.activation(self.gate_up_proj(x)))
         return output
