@@ -6,6 +6,9 @@
 #include "kernels/share.h"
 #include "kernels/simd.h"
 #include "runtime/team.h"
+#if defined(__AMX_INT8__)
+#include "kernels/amx.h"
+#endif
 
 namespace ozone::OZONE_ISA {
 namespace {
@@ -119,7 +122,14 @@ void multiply(const LinearInt8& p, int64_t first, int64_t tokens, Share panels) 
         for (int64_t t = 0; t < tokens; ++t)
             for (int v = 0; v < kPanelVectors; ++v)
                 store_ints(sums + t * kPanelRows + v * kLanes, splat_int(starts[t]));
-        for (int64_t step = 0; step < whole_steps; step += chunk_steps) {
+        int64_t done = 0;
+#if defined(__AMX_INT8__)
+        if (tokens > kTileRows) {
+            done = whole_steps / kTileRows * kTileRows;
+            add_in_tiles<TileProduct::int8>(sums, weight, x, p.cols, tokens, done, false);
+        }
+#endif
+        for (int64_t step = done; step < whole_steps; step += chunk_steps) {
             const int64_t count = whole_steps - step < chunk_steps ? whole_steps - step : chunk_steps;
             for (int64_t tile = 0; tile < tiles; ++tile) {
                 const int64_t t = tokens * tile / tiles, in_tile = tokens * (tile + 1) / tiles - t;
@@ -163,6 +173,9 @@ void run(const LinearInt8& p, int rank, int size) {
         const int64_t first = own.tokens.begin + tokens * b / blocks, last = own.tokens.begin + tokens * (b + 1) / blocks;
         multiply(p, first, last - first, own.panels);
     }
+#if defined(__AMX_INT8__)
+    _tile_release();
+#endif
 }
 
 void run(const PackInt8& p, int rank, int size) {

@@ -32,7 +32,7 @@ struct PeakProducts {
         {"rounds", Kind::integer},
     };
     enum Product : int64_t { f32 = 0, bf16 = 1, int8 = 2 };
-    int64_t cost() const { return rounds * 1024; }
+    int64_t cost() const { return rounds << 16; }  // what memory gives in that time
 
     // (size, 8): rank r leaves in [r][0] how many operations it did (a multiply-add is two), and in [r][1] what
     // came of them. An instruction set without products of a kind does what its kernels do instead.

@@ -10,7 +10,7 @@
 namespace ozone {
 namespace {
 
-#if defined(__x86_64__) && defined(OZONE_HAVE_AMX) && defined(__linux__)
+#if defined(__x86_64__) && defined(OZONE_HAVE_AMX) && !defined(OZONE_EMULATE_AMX) && defined(__linux__)
 // Linux lets a process use tile registers only after it has asked (arch_prctl, ARCH_REQ_XCOMP_PERM).
 bool may_use_tiles() {
     constexpr long kRequestPermission = 0x1023;
@@ -31,7 +31,9 @@ Isa detect() {
           __builtin_cpu_supports("avx512bf16")))
         return found;
     found = Isa::avx512;
-#if defined(OZONE_HAVE_AMX) && defined(__linux__)
+#if defined(OZONE_EMULATE_AMX)
+    found = Isa::amx;
+#elif defined(OZONE_HAVE_AMX) && defined(__linux__)
     unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
     __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
     const bool bf16 = edx & (1u << 22), tile = edx & (1u << 24), int8 = edx & (1u << 25);
