@@ -2,7 +2,6 @@
 
 #include <nanobind/nanobind.h>
 
-#include <cxxabi.h>
 #include <unistd.h>
 
 namespace ozone {
@@ -21,7 +20,7 @@ class WithoutGil {
 #if defined(__GLIBCXX__)
         try {
             PyEval_RestoreThread(state_);
-        } catch (const abi::__forced_unwind&) {
+        } catch (...) {  // which is no object: a reference to it would be null
             while (true) pause();
         }
 #else
