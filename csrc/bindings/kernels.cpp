@@ -14,7 +14,6 @@ namespace nb = nanobind;
 namespace ozone {
 namespace {
 
-constexpr size_t kMaxFields = 48;
 // Launches that move less than this keep the GIL: to give it up and get it back can cost more than the work.
 constexpr int64_t kKeepGilBelowBytes = 256 << 10;
 
@@ -37,13 +36,14 @@ void fill(const Kernel& kernel, const nb::args& args, Slots& slots) {
         PyObject* value = PyTuple_GET_ITEM(tuple, i);
         if (kernel.fields[i].kind == Kind::real) {
             const double number = PyFloat_AsDouble(value);
+            if (number == -1.0 && PyErr_Occurred()) throw nb::python_error();
             std::memcpy(&slots.values[i], &number, 8);
         } else {
             const long long number = PyLong_AsLongLong(value);
+            if (number == -1 && PyErr_Occurred()) throw nb::python_error();
             std::memcpy(&slots.values[i], &number, 8);
         }
     }
-    if (PyErr_Occurred()) throw nb::python_error();
 }
 
 template <void (*run)(const Kernel&, const void*)>

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -11,7 +13,7 @@
 namespace ozone {
 
 // Launches in order, which can be made again without Python in between, or stored as a program. Addresses are kept
-// as they are: whoever records keeps alive what they point to.
+// as they are: whoever records keeps alive what they point to. Threads may add and run at once: they take turns.
 class Launches {
   public:
     // `params`: 8 bytes for each of the kernel's fields.
@@ -21,7 +23,7 @@ class Launches {
     // Nanoseconds of each of so many runs.
     std::vector<uint64_t> times(int64_t repeats) const;
     Program store(const BatchHeader& header, std::span<const Span> spans) const;
-    size_t size() const { return made_.size(); }
+    size_t size() const;
 
     bool dry = false;  // what is recorded is not run
 
@@ -30,11 +32,12 @@ class Launches {
         const Kernel* kernel;
         size_t first;  // of its values
     };
+    mutable std::mutex mutex_;
     std::vector<Made> made_;
     std::vector<uint64_t> values_;
 };
 
-// Where this thread's launches go, or nullptr.
-extern thread_local Launches* recording;
+// Where this thread's launches go, or nullptr. It lives as long as it is that, whatever Python does with its object.
+extern thread_local std::shared_ptr<Launches> recording;
 
 }  // namespace ozone

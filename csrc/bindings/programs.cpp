@@ -18,19 +18,22 @@ namespace nb = nanobind;
 
 namespace ozone {
 
-thread_local Launches* recording = nullptr;
+thread_local std::shared_ptr<Launches> recording;
 
 void Launches::add(const Kernel& kernel, const uint64_t* params) {
+    const std::lock_guard lock(mutex_);
     made_.push_back({&kernel, values_.size()});
     values_.insert(values_.end(), params, params + kernel.fields.size());
 }
 
 void Launches::run() const {
+    const std::lock_guard lock(mutex_);
     for (const Made& made : made_) launch(*made.kernel, values_.data() + made.first);
 }
 
 std::vector<uint64_t> Launches::times(int64_t repeats) const {
     using Clock = std::chrono::steady_clock;
+    if (repeats < 0) throw std::invalid_argument("repeats is negative");
     std::vector<uint64_t> nanoseconds(static_cast<size_t>(repeats));
     for (uint64_t& time : nanoseconds) {
         const auto start = Clock::now();
@@ -42,12 +45,22 @@ std::vector<uint64_t> Launches::times(int64_t repeats) const {
 
 Program Launches::store(const BatchHeader& header, std::span<const Span> spans) const {
     Program program;
+    const std::lock_guard lock(mutex_);
     for (const Made& made : made_)
         program.launches.push_back(ozone::store(*made.kernel, values_.data() + made.first, header, spans));
     return program;
 }
 
+size_t Launches::size() const {
+    const std::lock_guard lock(mutex_);
+    return made_.size();
+}
+
 namespace {
+
+struct PyLaunches {
+    std::shared_ptr<Launches> launches = std::make_shared<Launches>();
+};
 
 using Counts = std::vector<int64_t>;
 using Memory = std::vector<std::pair<uintptr_t, size_t>>;
@@ -119,29 +132,30 @@ void bind_programs(nb::module_& m) {
     for (const std::string_view name : kBatchCounts) names.append(nb::str(name.data()));
     m.attr("BATCH_COUNTS") = nb::tuple(names);
 
-    nb::class_<Launches>(m, "Launches", "Launches of one thread, recorded in order.")
+    nb::class_<PyLaunches>(m, "Launches", "Launches, recorded in order.")
         .def(nb::init<>())
         .def(
             "record",
-            [](Launches& self, bool dry) {
-                self.dry = dry;
-                recording = &self;
+            [](const PyLaunches& self, bool dry) {
+                self.launches->dry = dry;
+                recording = self.launches;
             },
             nb::arg("dry") = false,
             "Add what this thread launches on the team from now on, instead of running it where it is a dry run.")
-        .def_static("stop", [] { recording = nullptr; }, "End the recording of this thread.")
-        .def("run", &Launches::run, nb::call_guard<WithoutGil>(), "Make all of them again.")
-        .def("times", &Launches::times, nb::arg("repeats"), nb::call_guard<WithoutGil>(),
-             "Make all of them again, so often; nanoseconds of each time.")
+        .def_static("stop", [] { recording.reset(); }, "End the recording of this thread.")
+        .def("run", [](const PyLaunches& self) { self.launches->run(); }, nb::call_guard<WithoutGil>(),
+             "Make all of them again.")
+        .def("times", [](const PyLaunches& self, int64_t repeats) { return self.launches->times(repeats); },
+             nb::arg("repeats"), nb::call_guard<WithoutGil>(), "Make all of them again, so often; nanoseconds of each time.")
         .def(
             "store",
-            [](const Launches& self, const Counts& header, const Memory& memory) {
-                return self.store(header_of(header), spans_of(memory));
+            [](const PyLaunches& self, const Counts& header, const Memory& memory) {
+                return self.launches->store(header_of(header), spans_of(memory));
             },
             nb::arg("header"), nb::arg("memory"),
             "As a program, see runtime/stored_launch.h. `memory`: (address, bytes) of each span. ValueError where a "
             "launch cannot be stored.")
-        .def("__len__", &Launches::size);
+        .def("__len__", [](const PyLaunches& self) { return self.launches->size(); });
 
     nb::class_<Program>(m, "Program", "Launches in order, without an address.")
         .def_static("from_words", from_words, nb::arg("words"), "ValueError for what `words` never gave.")

@@ -42,6 +42,7 @@ void set_isa_by_name(std::string_view name) {
 }  // namespace
 
 void bind_runtime(nb::module_& m) {
+    active_isa();  // decided now: a launch that did so first might be under way while another thread forks
     m.def("isas", isas, "Instruction sets that this machine and build have, the best one last.");
     m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The one that kernels run with.");
     m.def("set_isa", set_isa_by_name, nb::arg("name"), "Choose it. ValueError for one that is not there.");

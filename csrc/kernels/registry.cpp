@@ -51,6 +51,7 @@ void erased(const void* params, int rank, int size) noexcept {
 template <typename Params>
 constexpr Kernel describe(KernelFunction portable, KernelFunction avx2, KernelFunction avx512, KernelFunction amx) {
     static_assert(sizeof(Params) == 8 * std::size(Params::fields), "a field is missing, or is not 8 bytes");
+    static_assert(std::size(Params::fields) <= kMaxFields);
     return {Params::name,
             kernel_id(Params::name),
             Params::version,

@@ -4,6 +4,7 @@
 // never waits for another rank, and knows nothing but its parameters.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -23,6 +24,8 @@ enum class Kind : uint8_t {
 };
 
 inline bool is_pointer(Kind kind) { return kind <= Kind::state; }
+
+inline constexpr size_t kMaxFields = 48;  // of a kernel
 
 struct Field {
     std::string_view name;

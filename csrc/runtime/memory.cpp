@@ -24,6 +24,9 @@ constexpr size_t kHugePage = 2 << 20;
 // Smaller regions share mappings of this size, since a huge page that belongs to one of them would be wasted.
 constexpr size_t kSharedMapping = 32 << 20;
 
+// No system has this much memory, and sums of it with pages stay within size_t.
+constexpr size_t kMostBytes = SIZE_MAX / 4;
+
 size_t round_up(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 
 // What a region takes up: at least a page, so that empty regions have addresses of their own too. Under the address
@@ -87,8 +90,10 @@ struct Table {
         const auto it = std::prev(mappings.upper_bound(base));
         if (--it->second.regions > 0) {
             madvise(base, size, MADV_DONTNEED);  // whoever else lives in the mapping keeps it
+            ASAN_POISON_MEMORY_REGION(base, size);  // nobody else gets this part of it
             return;
         }
+        ASAN_UNPOISON_MEMORY_REGION(it->first, it->second.size);  // the system may give it to somebody
         munmap(it->first, it->second.size);
         if (shared == it->first) shared = nullptr;
         mappings.erase(it);
@@ -103,6 +108,7 @@ Table& table() {
 }  // namespace
 
 Region allocate_region(std::string name, size_t size) {
+    if (size > kMostBytes) throw std::bad_alloc();
     Table& all = table();
     const std::lock_guard lock(all.mutex);
     std::byte* base = all.take(footprint(size));
@@ -117,7 +123,6 @@ void release_region(uint32_t id) {
     const std::lock_guard lock(all.mutex);
     for (auto it = all.by_base.begin(); it != all.by_base.end(); ++it) {
         if (it->second.id != id) continue;
-        ASAN_UNPOISON_MEMORY_REGION(it->second.base, footprint(it->second.size));
         all.give_back(it->second.base, footprint(it->second.size));
         all.by_base.erase(it);
         return;

@@ -64,6 +64,7 @@ void BoundProgram::look_up_counts(const BatchHeader& header) {
 }
 
 void BoundProgram::run(const BatchHeader& header) {
+    const std::lock_guard lock(*mutex_);
     look_up_counts(header);
     for (const Node& node : nodes_) launch(*node.kernel, values_.data() + node.first);
 }
@@ -78,6 +79,7 @@ std::vector<uint64_t> BoundProgram::times(const BatchHeader& header) {
 }
 
 void BoundProgram::replay(const BatchHeader& header, std::vector<uint64_t>* times) {
+    const std::lock_guard lock(*mutex_);
     look_up_counts(header);
     bool all_alone = true;
     for (Node& node : nodes_) {
@@ -112,6 +114,7 @@ void BoundProgram::replay_share(int rank, int size) {
 }
 
 std::vector<uint64_t> BoundProgram::fields(size_t node, const BatchHeader& header) {
+    const std::lock_guard lock(*mutex_);
     look_up_counts(header);
     const auto first = values_.begin() + static_cast<std::ptrdiff_t>(nodes_.at(node).first);
     return {first, first + static_cast<std::ptrdiff_t>(nodes_[node].kernel->fields.size())};

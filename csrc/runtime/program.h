@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -22,7 +23,7 @@ struct Program {
     static Program from_words(std::span<const uint64_t> words);
 };
 
-// A program over some memory, which has to outlive it. Not to be run by two callers at once.
+// A program over some memory, which has to outlive it. Callers take turns.
 class BoundProgram {
   public:
     // Throws std::invalid_argument for launches that point out of `spans`.
@@ -63,6 +64,7 @@ class BoundProgram {
     std::vector<Node> nodes_;
     std::vector<uint64_t> values_;  // 8 bytes for each field of each node
     std::vector<Count> counts_;
+    std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();  // held by whoever looked up counts
     std::unique_ptr<Barrier> barrier_ = std::make_unique<Barrier>();
     std::vector<uint64_t>* times_ = nullptr;  // of the replay at hand
 };

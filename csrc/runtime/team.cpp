@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "runtime/wait.h"
@@ -130,23 +131,20 @@ class Team {
     std::vector<std::thread> workers_;
 };
 
-// Held during a launch and while the team is replaced.
-std::mutex& mutex() {
-    static auto* mutex = new std::mutex;  // as the team never destroyed: threads may launch while the process exits
-    return *mutex;
-}
+// Held during a launch and while the team is replaced. Neither it nor the team is ever destroyed: threads may launch
+// while the process exits.
+std::mutex the_mutex;
+static_assert(std::is_trivially_destructible_v<std::mutex>);
 Team* the_team = nullptr;
 std::atomic<int> the_size{0};  // 0: not decided
 
 // A forked child has no workers: it makes a team of its own when it launches. The old one is left where it is.
-void survive_forks() {
-    static const int done = pthread_atfork([] { mutex().lock(); }, [] { mutex().unlock(); },
-                                           [] {
-                                               the_team = nullptr;
-                                               mutex().unlock();
-                                           });
-    (void)done;
-}
+// Registered when the library is loaded, since a fork beside a first launch would be too early for anything later.
+[[maybe_unused]] const int survives_forks = pthread_atfork([] { the_mutex.lock(); }, [] { the_mutex.unlock(); },
+                                                           [] {
+                                                               the_team = nullptr;
+                                                               the_mutex.unlock();
+                                                           });
 
 }  // namespace
 
@@ -166,22 +164,18 @@ int num_threads() {
 void run_on_team(KernelFunction function, const void* params) {
     scratch();  // before the launch, where it may throw
     if (num_threads() == 1) return function(params, 0, 1);
-    const std::lock_guard lock(mutex());
-    if (!the_team) {
-        survive_forks();
-        the_team = new Team(num_threads());
-    }
+    const std::lock_guard lock(the_mutex);
+    if (!the_team) the_team = new Team(num_threads());
     the_team->run(function, params);
 }
 
 void set_num_threads(int size) {
     if (size < 1) throw std::invalid_argument("a team needs at least 1 thread, not " + std::to_string(size));
-    const std::lock_guard lock(mutex());
+    const std::lock_guard lock(the_mutex);
     if (the_team && the_team->size() == size) return;
     delete the_team;
     the_team = nullptr;
     the_team = new Team(size);
-    survive_forks();
     the_size.store(size);
 }
 

@@ -1,4 +1,4 @@
-"""Products in AMX tiles, on any CPU with AVX-512: the library is built once more, with the tiles in software."""
+"""Products in AMX tiles, on any CPU with AVX-512: the library is built again, with tiles in software."""
 
 from __future__ import annotations
 

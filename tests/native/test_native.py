@@ -28,7 +28,9 @@ def test_a_checkout_that_was_not_built_still_imports() -> None:
         "import sys; sys.modules['ozone.native._native'] = None; import ozone.native; "
         "assert ozone.native.build_info() is None; from ozone.cli.main import main; main(['--version'])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "OZONE_NATIVE"}
+    run = [sys.executable, "-c", code]
+    result = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
     assert "not built" in result.stdout
 
 
@@ -98,6 +100,11 @@ class TestRegions:
         del part
         assert "released" not in {name for _, name, _ in native.regions()}
 
+    def test_more_than_any_machine_has_is_refused(self) -> None:
+        for size in ((1 << 64) - 1, (1 << 64) - 4096, 1 << 60):
+            with pytest.raises(MemoryError):
+                ozone.native.allocate("huge", size)
+
 
 class TestKernels:
     def test_every_kernel_declares_its_fields(self) -> None:
@@ -119,6 +126,19 @@ class TestKernels:
     def test_a_field_of_a_wrong_type_is_refused(self) -> None:
         with pytest.raises(TypeError):
             ozone.native.kernel("rms_norm")(0, 0, 0, 1, 1, 1, 1, 1, "eps", 0)
+
+    def test_fields_behind_a_wrong_one_are_not_looked_at(self) -> None:
+        class Address:
+            asked = False
+
+            def __index__(self) -> int:
+                self.asked = True
+                return 0
+
+        address = Address()
+        with pytest.raises(TypeError):
+            ozone.native.kernel("rms_norm")("out", address, 0, 1, 1, 1, 1, 1, 1e-5, 0)
+        assert not address.asked
 
 
 def _base(region: np.ndarray) -> int:

@@ -4,6 +4,8 @@ batch of another size.
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -199,6 +201,45 @@ def _chain(method: str) -> np.ndarray:
     bound = record(calls).store([rows, 11, 5], memory).bind(memory)
     getattr(bound, method)(rows, 11, 5)
     return np.concatenate([a, b])
+
+
+def test_callers_of_one_program_take_turns() -> None:
+    """Each asks for other rows of it: with mixed-up counts, some would never be written, or all."""
+    rows, cols = 64, 2048
+    x, out, weight = (
+        np.full((rows, cols), 3, np.float32),
+        np.zeros((rows, cols), np.float32),
+        np.ones(cols, np.float32),
+    )
+    memory = [(array.ctypes.data, array.nbytes) for array in (out, x, weight)]
+    addresses = [address for address, _ in memory]
+    call = (KERNELS["rms_norm"], [*addresses, 61, 1, cols, cols, cols, 0.0, 0])
+    bound = record([call] * 3).store([61, 11, 5], memory).bind(memory)
+    stop, wrong = threading.Event(), []
+
+    def look(tokens: int) -> None:
+        while not stop.is_set():
+            counts = {values[3] for _, values in bound.nodes([tokens, 1, 1])}
+            if counts != {tokens}:
+                wrong.append(counts)
+
+    def replay(tokens: int) -> None:
+        while not stop.is_set():
+            bound.replay(tokens, 1, 1)
+            bound.run(tokens, 1, 1)
+
+    threads = [
+        threading.Thread(target=target, args=(n,)) for target, n in ((look, 7), (replay, 33), (replay, 64))
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not wrong
+    np.testing.assert_allclose(out, 1, rtol=1e-5)
 
 
 def test_a_replay_says_how_long_each_node_took(memory: list[Any]) -> None:

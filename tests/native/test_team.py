@@ -162,6 +162,30 @@ def test_a_forked_process_makes_a_team_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", _FORK, os.path.dirname(__file__)], check=True, timeout=60)
 
 
+_FORK_DURING_THE_FIRST_LAUNCH = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+from test_team import Launch, ozone
+native = ozone.native.library()
+launch = Launch()
+maker = threading.Thread(target=native.set_num_threads, args=(300,))
+maker.start()
+child = os.fork()
+if not child:
+    native.set_num_threads(2)
+    launch()
+    launch.check()
+    os._exit(0)
+maker.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_process_may_fork_while_its_first_team_is_made() -> None:
+    run = [sys.executable, "-c", _FORK_DURING_THE_FIRST_LAUNCH, os.path.dirname(__file__)]
+    subprocess.run(run, check=True, timeout=60)
+
+
 _EXIT = """
 import sys, threading, time
 sys.path.insert(0, sys.argv[1])
