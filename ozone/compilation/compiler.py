@@ -38,7 +38,8 @@ def compile_step(
     traced = trace(step, inputs)
     logger.debug("traced %d nodes in %.2f s", len(traced.module.graph.nodes), time.perf_counter() - began)
     programs = []
-    for first, last in compile_ranges(config.compile_ranges_endpoints, capacity.tokens):
+    ranges = compile_ranges(config.compile_ranges_endpoints, capacity.tokens)
+    for first, last in ranges or ((1, capacity.tokens),):
         rewritten = copy.copy(traced)
         rewritten.module = copy.deepcopy(traced.module)
         pieces = split(rewritten.module.graph, config.splitting_ops)

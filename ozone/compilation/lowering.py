@@ -6,8 +6,8 @@ come from a planned pool, views cost nothing. What is left is a program without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,14 +110,26 @@ class Capacity:
 def lower(
     traced: Traced, pieces: Sequence[Piece], step: Step, inputs: StepInputs, capacity: Capacity
 ) -> Lowered:
-    """Make programs of all pieces.
+    """Make programs of all pieces of a traced step.
 
     Raises: `ForeignOpError` where a piece has an op that is not of the vocabulary.
     """
+    return _for_some_sizes(capacity, lambda sizes: _Lowering(traced, step, inputs, sizes).run(pieces))
+
+
+def capture(step: Step, inputs: StepInputs, capacity: Capacity) -> Lowered:
+    """Make one program of a step that was not traced, by running it.
+
+    Raises: `ForeignOpError` where it calls an op that is not of the vocabulary.
+    """
+    return _for_some_sizes(capacity, lambda sizes: _captured(step, inputs, sizes))
+
+
+def _for_some_sizes(capacity: Capacity, attempt: Callable[[_Sizes], Lowered]) -> Lowered:
     sizes = _Sizes.at_least(capacity)
     while True:
         try:
-            return _Lowering(traced, step, inputs, sizes).run(pieces)
+            return attempt(sizes)
         except ValueError as error:
             # A size that happens to divide another number of a launch: others will not.
             if "a multiple of" not in str(error) or sizes.tokens > 4 * capacity.tokens + _LARGE:
@@ -157,57 +169,85 @@ def _prime(least: int) -> int:
     return n
 
 
+class _Memory:
+    """What a program is made over: inputs without memory behind them, constants, and a pool."""
+
+    def __init__(self, inputs: StepInputs, sizes: _Sizes) -> None:
+        self.pool = PlannedPool()
+        dry = PlannedPool()
+        self.inputs = StepInputs(
+            *(
+                dry.empty((sizes.of(size), *x.shape[1:]), x.dtype)
+                for x, size in zip(inputs, SIZES, strict=True)
+            )
+        )
+        self._header = sizes.header
+        self._tensors: dict[str, Tensor] = self.inputs._asdict()
+
+    def add(self, name: str, constant: Tensor) -> None:
+        self._tensors[name] = constant
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Any]]:
+        """Yields a list that has the program of what was launched meanwhile in the end."""
+        native = library()
+        assert native is not None, "programs are made where the native library is"
+        launches = native.Launches()
+        programs: list[Any] = []
+        with torch.inference_mode():
+            launches.record(dry=True)
+            try:
+                yield programs
+            finally:
+                native.Launches.stop()
+        spans = [*map(span_of, self._tensors.values()), self.pool.span]
+        programs.append(launches.store(self._header, spans))
+
+    def lowered(self, pieces: Sequence[LoweredPiece], result: Tensor) -> Lowered:
+        assert result.is_contiguous()
+        where = Result(self.pool.offset(result), result.shape[1], result.dtype)
+        return Lowered(tuple(pieces), tuple(self._tensors), self.pool.size, where)
+
+
+def _captured(step: Step, inputs: StepInputs, sizes: _Sizes) -> Lowered:
+    memory = _Memory(inputs, sizes)
+    for name, constant in step.constants():
+        memory.add(name, constant)
+    with memory.recording() as programs, _Recording(memory.pool):
+        result = step(*memory.inputs)
+    return memory.lowered([LoweredPiece(programs[0], splits=False)], result)
+
+
 class _Lowering:
     """One attempt: the values of a graph's nodes, piece by piece."""
 
     def __init__(self, traced: Traced, step: Step, inputs: StepInputs, sizes: _Sizes) -> None:
-        self._sizes = sizes
-        self._pool, dry = PlannedPool(), PlannedPool()
-        self._recording = _Recording(self._pool)
-        examples = {
-            name: dry.empty((sizes.of(size), *x.shape[1:]), x.dtype)
-            for (name, x), size in zip(inputs._asdict().items(), SIZES, strict=True)
-        }
-        constants = dict(step.constants())
+        self._memory = _Memory(inputs, sizes)
+        self._recording = _Recording(self._memory.pool)
+        constants, examples = dict(step.constants()), self._memory.inputs._asdict()
         self._output = traced.module.graph.output_node()
         self._values: dict[fx.Node, Any] = {}
-        used: dict[str, Tensor] = dict(examples)
-        for node, argument in zip(
-            traced.module.graph.find_nodes(op="placeholder"), traced.arguments, strict=True
-        ):
+        placeholders = traced.module.graph.find_nodes(op="placeholder")
+        for node, argument in zip(placeholders, traced.arguments, strict=True):
             if argument.kind == "size":
                 self._values[node] = sizes.of(argument.name)
             elif argument.kind == "input":
                 self._values[node] = examples[argument.name]
             else:
-                self._values[node] = used[argument.name] = constants[argument.name]
-        self._memory = tuple(used)
-        self._spans = [*map(span_of, used.values()), self._pool.span]
+                self._values[node] = constants[argument.name]
+                self._memory.add(argument.name, constants[argument.name])
         self._last_use = _last_uses(traced.module.graph)
 
     def run(self, pieces: Sequence[Piece]) -> Lowered:
-        lowered = tuple(self._piece(piece) for piece in pieces)
+        lowered = [self._piece(piece) for piece in pieces]
         (result,) = (self._values[node] for node in self._output.all_input_nodes)
-        assert result.is_contiguous()
-        return Lowered(
-            lowered,
-            self._memory,
-            self._pool.size,
-            Result(self._pool.offset(result), result.shape[1], result.dtype),
-        )
+        return self._memory.lowered(lowered, result)
 
     def _piece(self, piece: Piece) -> LoweredPiece:
-        native = library()
-        assert native is not None, "programs are made where the native library is"
-        launches = native.Launches()
-        with torch.inference_mode():
-            launches.record(dry=True)
-            try:
-                for node in piece.nodes:
-                    self._run(node)
-            finally:
-                native.Launches.stop()
-        return LoweredPiece(launches.store(self._sizes.header, self._spans), piece.splits)
+        with self._memory.recording() as programs:
+            for node in piece.nodes:
+                self._run(node)
+        return LoweredPiece(programs[0], piece.splits)
 
     def _run(self, node: fx.Node) -> None:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)

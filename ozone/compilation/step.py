@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
+from ozone.engine.input_buffers import BatchCounts
 from ozone.layers.batch import BatchContext
 from ozone.ops.kv_cache import KVCache
 
@@ -24,9 +25,20 @@ class StepInputs(NamedTuple):
     query_start_loc: Tensor
     seq_lens: Tensor
 
+    def of(self, counts: BatchCounts) -> StepInputs:
+        """Views of what belongs to a batch."""
+        sizes = sizes_of(counts)
+        return StepInputs(*(x[: sizes[size]] for x, size in zip(self, SIZES, strict=True)))
+
 
 # The first dimension of each input. Nothing else of a step varies.
 SIZES = ("tokens", "tokens", "tokens", "requests", "request_starts", "requests")
+
+
+def sizes_of(counts: BatchCounts) -> dict[str, int]:
+    """What the names in `SIZES` stand for in a batch."""
+    requests = counts.num_requests
+    return {"tokens": counts.num_tokens, "requests": requests, "request_starts": requests + 1}
 
 
 class Step(nn.Module):

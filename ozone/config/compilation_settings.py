@@ -31,7 +31,7 @@ AUTOTUNE = "kernel_config.enable_flashinfer_autotune"
 
 _PIECES = {CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL_AND_PIECEWISE}
 _FULL = {CUDAGraphMode.FULL, CUDAGraphMode.FULL_DECODE_ONLY, CUDAGraphMode.FULL_AND_PIECEWISE}
-_KERNELS_ONLY = "without compilation a full graph records kernels, so that every op must be a custom op"
+_KERNELS_ONLY = "graphs record kernels, so that every op must be a custom op"
 # The ops at which a traced model is split, and between which pieces replay.
 ATTENTION_OPS = ("attention",)
 # Every size that is captured takes time at the start.
@@ -182,6 +182,16 @@ def _no_pieces(r: Resolution) -> Hindrance | None:
         return f"required by {SPLITTING}", "pieces need splitting ops and there are none"
     if not capabilities(r.platform).pieces:
         return "platform", f"the platform {r.platform.name} replays no pieces"
+    return _no_kernels(r)
+
+
+def _no_kernels(r: Resolution) -> Hindrance | None:
+    """Why what is replayed has more than kernels in it, or None."""
+    mode = r.value(MODE)
+    if mode is CompilationMode.STOCK_TORCH_COMPILE:
+        return f"required by {MODE}", f"graphs record kernels, and mode={mode.name} generates code"
+    if not all_enabled(r.value(CUSTOM_OPS), compiled=mode != CompilationMode.NONE):
+        return f"required by {CUSTOM_OPS}", _KERNELS_ONLY
     return None
 
 
@@ -189,9 +199,7 @@ def _no_full_graphs(r: Resolution) -> Hindrance | None:
     """Why the whole step cannot replay, or None."""
     if not capabilities(r.platform).full_graphs:
         return "platform", f"the platform {r.platform.name} replays no full graphs"
-    if r.value(MODE) == CompilationMode.NONE and not all_enabled(r.value(CUSTOM_OPS), compiled=False):
-        return f"required by {CUSTOM_OPS}", _KERNELS_ONLY
-    return None
+    return _no_kernels(r)
 
 
 def _resolve_passes(r: Resolution) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ozone.config.custom_ops import all_enabled
-from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig
+from ozone.config.schema import OzoneConfig
 
 
 def unstartable(config: OzoneConfig) -> str | None:
@@ -17,14 +16,6 @@ def unstartable(config: OzoneConfig) -> str | None:
 def unbuilt(config: OzoneConfig) -> str | None:
     """One warning line where `config` asks for more than `-O0` does, or None."""
     missing = []
-    compilation = config.compilation
-    programs = compilation.mode is CompilationMode.VLLM_COMPILE and all_enabled(
-        compilation.custom_ops, compiled=True
-    )
-    if compilation.mode is not CompilationMode.NONE and not programs:
-        missing.append(f"compilation ({compilation.mode.name})")
-    if compilation.cudagraph_mode is not CUDAGraphMode.NONE and not programs:
-        missing.append(f"graphs ({compilation.cudagraph_mode.name})")
     if config.kernel.enable_flashinfer_autotune:
         missing.append("kernel tuning")
     if not missing:

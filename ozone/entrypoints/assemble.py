@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.custom_ops import all_enabled
 from ozone.config.resolve import resolve, unbuilt
-from ozone.config.schema import CompilationMode, OzoneConfig
+from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode, OzoneConfig
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.progress import progress
@@ -256,14 +256,31 @@ def _runner(model: CausalLM, files: ModelFiles, config: OzoneConfig, timer: Star
         "num_threads": config.parallel.num_threads,
     }
     compilation = config.compilation
-    nodes = platform_facts().native and all_enabled(compilation.custom_ops, compiled=True)
-    if compilation.mode != CompilationMode.VLLM_COMPILE or not nodes:
-        with timer.phase("kv cache"):
-            return EagerRunner(model, files.config, **settings)
+    native = platform_facts().native
+    asked = config.settings["compilation_config.mode"].origin == "user"
+    if compilation.mode is CompilationMode.NONE or not (native or asked):
+        if compilation.cudagraph_mode is CUDAGraphMode.NONE or not native:
+            with timer.phase("kv cache"):
+                return EagerRunner(model, files.config, **settings)
+        from ozone.graphs.captured_runner import CapturedRunner
+
+        with timer.phase("capture"):
+            return CapturedRunner(model, files.config, compilation=compilation, **settings)
+    if not runs_programs(compilation):
+        from ozone.graphs.generated_runner import GeneratedRunner
+
+        with timer.phase("compilation"), progress("Compiling", " pieces") as report:
+            return GeneratedRunner(model, files.config, compilation=compilation, progress=report, **settings)
     from ozone.graphs.compiled_runner import CompiledRunner
 
     with timer.phase("compilation"):
         return CompiledRunner(model, files.config, compilation=compilation, **settings)
+
+
+def runs_programs(compilation: CompilationConfig) -> bool:
+    """Whether the model becomes programs of native kernels, for which each op has to be one node."""
+    traced = compilation.mode in (CompilationMode.DYNAMO_TRACE_ONCE, CompilationMode.VLLM_COMPILE)
+    return traced and all_enabled(compilation.custom_ops, compiled=True) and platform_facts().native
 
 
 def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:

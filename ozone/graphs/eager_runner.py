@@ -96,15 +96,15 @@ class EagerRunner:
 
     def _hidden(self, counts: BatchCounts) -> Tensor:
         """(tokens, hidden_size) of the batch that the buffers hold."""
-        tokens, requests, inputs = counts.num_tokens, counts.num_requests, self._inputs
+        inputs = self._inputs.of(counts)
         batch = BatchContext(
-            slot_mapping=inputs.slot_mapping[:tokens],
-            block_tables=inputs.block_tables[:requests],
-            query_start_loc=inputs.query_start_loc[: requests + 1],
-            seq_lens=inputs.seq_lens[:requests],
+            slot_mapping=inputs.slot_mapping,
+            block_tables=inputs.block_tables,
+            query_start_loc=inputs.query_start_loc,
+            seq_lens=inputs.seq_lens,
             kv_caches=self._kv_caches,
         )
-        hidden: Tensor = self._model(inputs.token_ids[:tokens], inputs.positions[:tokens], batch)
+        hidden: Tensor = self._model(inputs.token_ids, inputs.positions, batch)
         return hidden
 
 

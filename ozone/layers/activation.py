@@ -9,6 +9,7 @@ from ozone.config.model import ModelConfig
 from ozone.errors import ModelFileError
 from ozone.layers.linear import Linear
 from ozone.layers.options import BuildOptions
+from ozone.ops.registry import being_traced
 
 # A config's name of the activation -> the op.
 _ACTIVATIONS = {
@@ -49,7 +50,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Traced, the block stays one: a compiled graph knows the sizes of all its tensors and plans for them.
-        if torch.compiler.is_compiling() or x.shape[0] <= _MAX_ROWS:
+        if being_traced() or x.shape[0] <= _MAX_ROWS:
             return self._rows(x)
         return torch.cat([self._rows(rows) for rows in torch.split(x, _MAX_ROWS)])
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ozone.native import allocate, kernel
 from ozone.ops.kv_cache import CACHE_DTYPES, TILE_POSITIONS, as_bytes
-from ozone.ops.registry import DTYPES, NATIVE, op
+from ozone.ops.registry import DTYPES, NATIVE, being_traced, op
 from ozone.ops.rotary import as_int32, dense_heads
 
 if NATIVE:
@@ -41,7 +41,7 @@ class _Partials(threading.local):
 
     def at_least(self, size: int) -> int:
         """The address of so many bytes."""
-        if torch._C._len_torch_dispatch_stack() > 0:  # a program is being made, which plans its memory
+        if being_traced():  # a program is being made, which plans its memory
             return torch.empty(size, dtype=torch.uint8).data_ptr()
         if size > self.size:
             self.memory = torch.from_numpy(allocate("attention partials", size))

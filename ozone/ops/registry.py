@@ -81,10 +81,15 @@ def op(
     return register
 
 
+def being_traced() -> bool:
+    """Whether somebody looks at what is called, rather than at what it computes."""
+    # Dynamo says that it compiles; other tracers and fake tensors are modes on the dispatcher's stack.
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def _unless_traced(function: Callable[..., Any], node: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        # Dynamo says that it compiles; other tracers and fake tensors are modes on the dispatcher's stack.
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        if being_traced():
             return node(*arguments)
         return function(*arguments)
 

@@ -188,14 +188,22 @@ def test_the_nearest_possible_graph_mode(
     assert nearest_graph_mode(wanted, pieces=False, full=False) is without_both
 
 
-@pytest.mark.parametrize(
-    "word", ["-cc.mode=NONE", "-cc.mode=STOCK_TORCH_COMPILE", "-cc.mode=DYNAMO_TRACE_ONCE"]
-)
+@pytest.mark.parametrize("word", ["-cc.mode=NONE", "-cc.mode=DYNAMO_TRACE_ONCE"])
 def test_a_mode_without_pieces_lowers_the_graphs_to_decode_only(resolved: Resolved, word: str) -> None:
     config = resolved("-O2", word)
     assert said(config, GRAPHS) == (CUDAGraphMode.FULL_DECODE_ONLY, f"required by {MODE}")
     assert all_enabled(config.compilation.custom_ops, compiled=config.compilation.mode != 0)
     assert sum("FULL_AND_PIECEWISE to FULL_DECODE_ONLY" in notice for notice in config.notices) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "origin"),
+    [("-cc.mode=STOCK_TORCH_COMPILE", MODE), ("-cc.custom_ops=none", OPS), ("-cc.custom_ops+=-pad", OPS)],
+)
+def test_generated_code_lowers_the_graphs_to_none(resolved: Resolved, words: str, origin: str) -> None:
+    config = resolved("-O2", words)
+    assert said(config, GRAPHS) == (CUDAGraphMode.NONE, f"required by {origin}")
+    assert "record kernels" in config.settings[GRAPHS].reason
 
 
 def test_no_splitting_ops_lower_the_graphs_to_decode_only(resolved: Resolved) -> None:
@@ -321,7 +329,7 @@ def test_every_setting_stands_in_the_config_object_too(resolved: Resolved, small
 
 def test_only_what_is_above_level_zero_is_unbuilt(resolved: Resolved) -> None:
     assert unbuilt(resolved("-O0")) is None
-    for words in ("-O1", "-O2", "-O0 -cc.cudagraph_mode=FULL", "-O0 --enable-flashinfer-autotune"):
+    for words in ("-O1", "-O2", "-O0 --enable-flashinfer-autotune"):
         line = unbuilt(resolved(*words.split()))
         assert line is not None
         assert "\n" not in line

@@ -1,0 +1,35 @@
+"""The runner of a model that is not compiled and whose steps replay: a full graph, recorded from a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ozone.compilation.compiled import CompiledStep
+from ozone.compilation.compiler import RangeProgram
+from ozone.compilation.lowering import Capacity, capture
+from ozone.compilation.step import Step
+from ozone.config.schema import CompilationConfig, CUDAGraphMode
+from ozone.engine.input_buffers import BatchCounts
+from ozone.graphs.dispatcher import BatchDescriptor, Dispatcher
+from ozone.graphs.eager_runner import EagerRunner
+
+
+class CapturedRunner(EagerRunner):
+    """Replays the batches that a graph was captured for, and runs the model for all others."""
+
+    def __init__(self, *args: Any, compilation: CompilationConfig, **settings: Any) -> None:
+        """Arguments of `EagerRunner`, and what to capture."""
+        super().__init__(*args, **settings)
+        step = Step(self._model, self._kv_caches)
+        capacity = Capacity(tokens=len(self._inputs.token_ids), requests=len(self._inputs.seq_lens))
+        whole = RangeProgram(1, capacity.tokens, capture(step, self._inputs, capacity))
+        self._captured = CompiledStep([whole], step, self._inputs)
+        self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)
+
+    def _hidden(self, counts: BatchCounts) -> Tensor:
+        mode, _ = self._dispatcher.dispatch(BatchDescriptor(counts.num_tokens, counts.num_requests))
+        if mode is CUDAGraphMode.NONE:
+            return super()._hidden(counts)
+        return self._captured(counts, mode)

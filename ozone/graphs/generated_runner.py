@@ -1,0 +1,72 @@
+"""The runner of models that torch compiles: whole, or in the pieces that no program covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ozone.compilation.generated import Backend, GeneratedStep
+from ozone.compilation.pieces import split
+from ozone.compilation.step import SIZES, Step, StepInputs
+from ozone.compilation.trace import trace
+from ozone.config.schema import CompilationConfig, CompilationMode
+from ozone.engine.input_buffers import BatchCounts
+from ozone.graphs.eager_runner import EagerRunner
+
+
+class GeneratedRunner(EagerRunner):
+    """Compiles the model when it is made, for any number of tokens and requests."""
+
+    def __init__(
+        self,
+        *args: Any,
+        compilation: CompilationConfig,
+        progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+        **settings: Any,
+    ) -> None:
+        """Arguments of `EagerRunner`, and how to compile.
+
+        Raises: `ConfigError` where the backend cannot work here or cannot compile the model.
+        """
+        backend = Backend(compilation.backend, compilation.inductor_compile_config)
+        backend.check(f"-cc.mode={compilation.mode.name} with -cc.custom_ops={list(compilation.custom_ops)}")
+        super().__init__(*args, **settings)
+        step = Step(self._model, self._kv_caches)
+        self._step: Callable[[BatchCounts], Tensor]
+        if compilation.mode is CompilationMode.STOCK_TORCH_COMPILE:
+            self._step = _StockStep(step, self._inputs, backend)
+            return
+        splitting_ops = compilation.splitting_ops if compilation.mode is CompilationMode.VLLM_COMPILE else ()
+        traced = trace(step, self._inputs)
+        pieces = split(traced.module.graph, splitting_ops)
+        self._step = GeneratedStep(traced, pieces, step, self._inputs, backend, progress)
+
+    def _hidden(self, counts: BatchCounts) -> Tensor:
+        return self._step(counts)
+
+
+class _StockStep:
+    """Plain `torch.compile` of the step, guards and all."""
+
+    def __init__(self, step: Step, inputs: StepInputs, backend: Backend) -> None:
+        self._inputs = inputs
+        options = dict(backend.options) if backend.name == "inductor" else None
+        self._compiled = torch.compile(
+            step, backend=backend.name, fullgraph=True, dynamic=False, options=options
+        )
+        from torch._dynamo.decorators import mark_unbacked
+
+        # A first step of zeros: requests without tokens. It writes to the first slot, which nobody has yet.
+        zeros = StepInputs(*map(torch.zeros_like, inputs))
+        first = zeros.of(BatchCounts(num_tokens=5, num_requests=3, num_logits=1))
+        for tensor, size in zip(first, SIZES, strict=True):
+            mark_unbacked(tensor, 0, shape_id=size)
+        with torch.inference_mode():
+            self._compiled(*first)
+
+    def __call__(self, counts: BatchCounts) -> Tensor:
+        hidden: Tensor = self._compiled(*self._inputs.of(counts))
+        return hidden
