@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from ozone.compilation.lowering import Capacity, Lowered, lower
@@ -15,7 +14,13 @@ from ozone.compilation.trace import trace
 from ozone.config.ranges import compile_ranges
 from ozone.config.schema import CompilationConfig
 
-logger = logging.getLogger("ozone")
+# Times what happens within it under a name: `StartupTimer.phase`.
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+def unnamed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 (nobody wants to know)
+    """A `Phase` that times nothing."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -28,21 +33,26 @@ class RangeProgram:
 
 
 def compile_step(
-    step: Step, inputs: StepInputs, config: CompilationConfig, capacity: Capacity
+    step: Step,
+    inputs: StepInputs,
+    config: CompilationConfig,
+    capacity: Capacity,
+    phase: Phase = unnamed,
 ) -> Sequence[RangeProgram]:
     """Programs for every number of tokens up to `capacity.tokens`.
 
     Raises: `ForeignOpError` where the model has ops that are not of the vocabulary.
     """
-    began = time.perf_counter()
-    traced = trace(step, inputs)
-    logger.debug("traced %d nodes in %.2f s", len(traced.module.graph.nodes), time.perf_counter() - began)
+    with phase("trace"):
+        traced = trace(step, inputs)
     programs = []
     ranges = compile_ranges(config.compile_ranges_endpoints, capacity.tokens)
     for first, last in ranges or ((1, capacity.tokens),):
-        rewritten = copy.copy(traced)
-        rewritten.module = copy.deepcopy(traced.module)
-        pieces = split(rewritten.module.graph, config.splitting_ops)
-        lowered = lower(rewritten, pieces, step, inputs, Capacity(last, capacity.requests))
+        with phase("rewrite"):
+            rewritten = copy.copy(traced)
+            rewritten.module = copy.deepcopy(traced.module)
+            pieces = split(rewritten.module.graph, config.splitting_ops)
+        with phase("lower"):
+            lowered = lower(rewritten, pieces, step, inputs, Capacity(last, capacity.requests))
         programs.append(RangeProgram(first, last, lowered))
     return programs

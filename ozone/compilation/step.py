@@ -31,6 +31,9 @@ class StepInputs(NamedTuple):
         return StepInputs(*(x[: sizes[size]] for x, size in zip(self, SIZES, strict=True)))
 
 
+# Of the names of constants that are parts of KV caches.
+KV_CACHE_PREFIX = "kv_cache."
+
 # The first dimension of each input. Nothing else of a step varies.
 SIZES = ("tokens", "tokens", "tokens", "requests", "request_starts", "requests")
 
@@ -72,4 +75,4 @@ class Step(nn.Module):
         for layer, cache in enumerate(self.kv_caches):
             for part, tensor in cache._asdict().items():
                 if tensor is not None:
-                    yield f"kv_cache.{layer}.{part}", tensor
+                    yield f"{KV_CACHE_PREFIX}{layer}.{part}", tensor

@@ -271,10 +271,14 @@ def _runner(model: CausalLM, files: ModelFiles, config: OzoneConfig, timer: Star
 
         with timer.phase("compilation"), progress("Compiling", " pieces") as report:
             return GeneratedRunner(model, files.config, compilation=compilation, progress=report, **settings)
+    from ozone.compilation.artifacts import ProgramCache
     from ozone.graphs.compiled_runner import CompiledRunner
 
-    with timer.phase("compilation"):
-        return CompiledRunner(model, files.config, compilation=compilation, **settings)
+    label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
+    kept = None if ProgramCache.disabled() else ProgramCache(Path(compilation.cache_dir), label)
+    return CompiledRunner(
+        model, files.config, compilation=compilation, kept=kept, phase=timer.phase, **settings
+    )
 
 
 def runs_programs(compilation: CompilationConfig) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ozone.compilation.artifacts import ProgramCache, Programs
 from ozone.compilation.compiled import CompiledStep
-from ozone.compilation.compiler import compile_step
+from ozone.compilation.compiler import Phase, compile_step, unnamed
 from ozone.compilation.lowering import Capacity
 from ozone.compilation.step import Step
 from ozone.config.schema import CompilationConfig
@@ -17,15 +18,33 @@ from ozone.graphs.eager_runner import EagerRunner
 
 
 class CompiledRunner(EagerRunner):
-    """Compiles the model when it is made, for all batches that the settings allow."""
+    """Compiles the model when it is made, for all batches that the settings allow.
 
-    def __init__(self, *args: Any, compilation: CompilationConfig, **settings: Any) -> None:
-        """Arguments of `EagerRunner`, and how to compile."""
-        super().__init__(*args, **settings)
+    Attributes:
+        programs: what runs, and where it is from.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        compilation: CompilationConfig,
+        kept: ProgramCache | None = None,
+        phase: Phase = unnamed,
+        **settings: Any,
+    ) -> None:
+        """Arguments of `EagerRunner`; how to compile; where programs are kept, None: nowhere; and what times
+        the phases of it all.
+        """
+        with phase("kv cache"):
+            super().__init__(*args, **settings)
         step = Step(self._model, self._kv_caches)
         capacity = Capacity(tokens=len(self._inputs.token_ids), requests=len(self._inputs.seq_lens))
-        programs = compile_step(step, self._inputs, compilation, capacity)
-        self._compiled = CompiledStep(programs, step, self._inputs)
+        if kept is None:
+            self.programs = Programs(compile_step(step, self._inputs, compilation, capacity, phase))
+        else:
+            self.programs = kept.load_or_compile(step, self._inputs, compilation, capacity, phase)
+        with phase("bind"):
+            self._compiled = CompiledStep(self.programs.ranges, step, self._inputs)
         self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)
 
     def _hidden(self, counts: BatchCounts) -> Tensor:

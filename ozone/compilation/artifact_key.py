@@ -1,0 +1,191 @@
+"""What decides the programs of a step, as a key: equal keys, equal programs.
+
+Not in it, since no program depends on them: the values of weights, the number of blocks of the KV cache, the
+number of threads, and what concerns graphs alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import CellType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import ozone
+from ozone.compilation.artifact_file import FORMAT
+from ozone.compilation.lowering import Capacity
+from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs
+from ozone.config.schema import CompilationConfig
+from ozone.native import library
+
+# Rooms whose code has a say in what a graph and its launches are.
+_ROOMS = ("config", "native", "ops", "layers", "quantization", "models", "compilation")
+# Settings that no program depends on.
+_IRRELEVANT = frozenset(
+    {
+        "cache_dir",
+        "debug_dump_path",
+        "cudagraph_mode",
+        "cudagraph_capture_sizes",
+        "max_cudagraph_capture_size",
+        "cudagraph_num_of_warmups",
+    }
+)
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+class UndescribableError(Exception):
+    """A model holds what a key cannot tell from another of its kind, so that it has no key."""
+
+
+def key_parts(
+    step: Step, inputs: StepInputs, config: CompilationConfig, capacity: Capacity
+) -> dict[str, Any]:
+    """All that decides the programs, as JSON has it; what is long is only digested.
+
+    Raises: `UndescribableError` for a model with attributes of other kinds than values, containers, functions
+        and plain objects.
+    """
+    native = library()
+    assert native is not None, "programs are made where the native library is"
+    kernels = [[k.name, k.id, k.version, k.fields] for k in native.kernels().values()]
+    return {
+        "format": FORMAT,
+        "ozone": ozone.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "isa": native.isa(),
+        "native": {**native.build_info(), "kernels": _digest(kernels)},
+        "code": code_digest(),
+        "compilation": _settings(config),
+        "capacity": dataclasses.astuple(capacity),
+        "inputs": [[name, *_metadata(x)] for name, x in inputs._asdict().items()],
+        "constants": _digest(list(_constants(step))),
+        "model": _digest(_Describer().modules(step.model)),
+    }
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """The key: 64 hexadecimal digits."""
+    return _digest(parts)
+
+
+@functools.cache
+def code_digest() -> str:
+    """A digest of the Python code that decides what is traced, rewritten and launched."""
+    digest = hashlib.sha256()
+    package = Path(ozone.__file__).parent
+    for room in _ROOMS:
+        for file in sorted((package / room).rglob("*.py")):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(package)} {len(content)}\n".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _settings(config: CompilationConfig) -> dict[str, Any]:
+    settings = dataclasses.asdict(config)
+    return {name: _plain(value) for name, value in settings.items() if name not in _IRRELEVANT}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(name): _plain(value[name]) for name in value}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _constants(step: Step) -> Iterator[list[Any]]:
+    storages: dict[int, int] = {}
+    for name, x in step.constants():
+        storage = x.untyped_storage()
+        shared = storages.setdefault(storage.data_ptr(), len(storages))
+        dtype, shape, stride = _metadata(x)
+        if name.startswith(KV_CACHE_PREFIX):  # its first dimension is the number of blocks
+            yield [name, dtype, shape[1:], stride, x.storage_offset(), shared]
+        else:
+            yield [name, dtype, shape, stride, x.storage_offset(), shared, storage.nbytes()]
+
+
+def _metadata(x: Tensor) -> tuple[str, list[int], list[int]]:
+    return str(x.dtype), list(x.shape), list(x.stride())
+
+
+class _Describer:
+    """Objects as JSON has them: whatever a trace of a model may read besides its tensors.
+
+    Each object that is met again is a number.
+    """
+
+    def __init__(self) -> None:
+        self._met: dict[int, int] = {}
+        self._kept: list[Any] = []  # so that no identity is given away twice
+
+    def modules(self, model: nn.Module) -> list[Any]:
+        """Every module: its name, its class, its own attributes."""
+        return [
+            [
+                name,
+                _name(type(module)),
+                [
+                    [key, self.value(value)]
+                    for key, value in vars(module).items()
+                    if key not in _MODULE_ATTRIBUTES
+                ],
+            ]
+            for name, module in model.named_modules(remove_duplicate=False)
+        ]
+
+    def value(self, x: Any) -> Any:
+        """One attribute."""
+        if x is None or isinstance(x, bool | int | float | str | bytes):
+            return repr(x)
+        if isinstance(x, torch.dtype | torch.device | torch._ops.OpOverload | enum.Enum):
+            return str(x)
+        if isinstance(x, Tensor):
+            return ["tensor", *_metadata(x)]
+        if id(x) in self._met:
+            return self._met[id(x)]
+        self._met[id(x)] = len(self._met)
+        self._kept.append(x)
+        return [_name(type(x)), self._parts(x)]
+
+    def _parts(self, x: Any) -> Any:
+        if isinstance(x, nn.Module):
+            return None  # a name among `modules`
+        if isinstance(x, Mapping):
+            return [[self.value(key), self.value(x[key])] for key in x]
+        if isinstance(x, set | frozenset):
+            return sorted(map(repr, x))
+        if isinstance(x, list | tuple):
+            return [self.value(item) for item in x]
+        if isinstance(x, type):
+            return _name(x)
+        if isinstance(x, CellType):
+            return self.value(x.cell_contents)
+        if callable(x) and hasattr(x, "__qualname__"):
+            enclosed = [
+                self.value(getattr(x, name, None)) for name in ("__self__", "__defaults__", "__closure__")
+            ]
+            return [x.__module__, x.__qualname__, enclosed]
+        if not hasattr(x, "__dict__"):
+            raise UndescribableError(f"nothing is known of a {_name(type(x))} but its class")
+        return [[name, self.value(value)] for name, value in vars(x).items()]
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
