@@ -1,11 +1,17 @@
-"""What tests share: how inputs are drawn, and native code under each instruction set."""
+"""What tests share: a cache directory, a tiny model, how inputs are drawn, and native code under each
+instruction set.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tiny_llama import save_tiny_llama
 
 from ozone.native import library
 
@@ -13,7 +19,20 @@ from ozone.native import library
 settings.register_profile("ozone", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("ozone")
 
+# For this process and all that it starts: a test neither finds nor leaves anything in its user's cache.
+# It is removed with the object, when the tests end.
+_CACHE = tempfile.TemporaryDirectory(prefix="ozone-tests-")
+os.environ["OZONE_CACHE_DIR"] = _CACHE.name
+
 _NATIVE = library()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama with tied embeddings and a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    save_tiny_llama(folder)
+    return folder
 
 
 @pytest.fixture(params=_NATIVE.isas() if _NATIVE else [])

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from ozone.compilation.artifacts import ProgramCache
 from ozone.config.schema import CacheConfig, CompilationConfig, CompilationMode, SchedulerConfig
 from ozone.engine.runner import ScheduledRequest
 from ozone.graphs.compiled_runner import CompiledRunner
@@ -44,13 +45,19 @@ def open_runner(
     max_model_len: int = MAX_MODEL_LEN,
     op: OpChoice | None = None,
     compilation: CompilationConfig | None = None,
+    kept: Path | None = None,
 ) -> EagerRunner:
-    """A runner of the checkpoint; a `CompiledRunner` where `compilation` says how."""
+    """A runner of the checkpoint; where `compilation` says how, a `CompiledRunner`, whose programs are kept
+    under `kept`.
+    """
     files = open_model(str(path))
     model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=max_model_len, op=op)
     load_weights(model, files.open_weights(), num_threads=2)
-    make = partial(CompiledRunner, compilation=compilation) if compilation else EagerRunner
-    return make(
+    make: Any = EagerRunner
+    if compilation:
+        cache = ProgramCache(kept, {}) if kept else None
+        make = partial(CompiledRunner, compilation=compilation, kept=cache)
+    runner: EagerRunner = make(
         model,
         files.config,
         dtype=dtype,
@@ -62,6 +69,7 @@ def open_runner(
         max_model_len=max_model_len,
         num_threads=1,
     )
+    return runner
 
 
 def make_requests(vocab_size: int, lengths: list[int], seed: int = 0) -> list[FakeRequest]:

@@ -11,6 +11,7 @@ import pytest
 import tiny_checkpoints as checkpoints
 from transformers.models.gemma3 import modeling_gemma3
 
+from ozone.graphs.compiled_runner import CompiledRunner
 from ozone.ops.choice import OpChoice
 from ozone.ops.registry import NATIVE
 
@@ -37,7 +38,12 @@ def test_logits_equal_those_of_transformers_in_prefill_chunks_and_decode(
         pytest.skip("programs need the native library")
     op = OpChoice(("all" if compiled else custom_ops,), compiled=compiled)
     compilation = harness.compilation() if compiled else None
-    runner = harness.open_runner(checkpoints.save(model, tmp_path, format), op=op, compilation=compilation)
+    folder = checkpoints.save(model, tmp_path, format)
+    runner = harness.open_runner(folder, op=op, compilation=compilation, kept=tmp_path / "kept")
+    if compiled:  # as a second start does it, without compiling
+        runner = harness.open_runner(folder, op=op, compilation=compilation, kept=tmp_path / "kept")
+        assert isinstance(runner, CompiledRunner)
+        assert runner.programs.loaded
     whole, chunked, short = requests = harness.make_requests(runner.vocab_size, [85, 100, 50])
     harness.step(runner, [(whole, 53), (chunked, 30)])
     harness.step(runner, [(chunked, 17), (whole, 1), (short, 5)])

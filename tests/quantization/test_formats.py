@@ -12,6 +12,12 @@ import torch
 from quantized_cases import FORMATS, tiny_llama
 from transformers import PreTrainedModel
 
+from ozone.compilation.artifact_key import key_of, key_parts
+from ozone.compilation.lowering import Capacity
+from ozone.compilation.step import Step
+from ozone.ops.choice import OpChoice
+from ozone.ops.registry import NATIVE
+
 
 def _differences(emulation: PreTrainedModel, folder: Path, dtype: str) -> torch.Tensor:
     """Of logits over prefill and decode, (tokens, vocabulary), in standard deviations of the logits."""
@@ -60,3 +66,17 @@ def test_biases_are_added_unquantized(name: str, tmp_path: Path) -> None:
     model = tiny_llama(attention_bias=True, mlp_bias=True)
     emulation = formats.save_quantized(model, tmp_path, FORMATS[name])
     _assert_equal(_differences(emulation, tmp_path, "float32"), rounds_inputs="8" in name)
+
+
+@pytest.mark.skipif(not NATIVE, reason="programs need the native library")
+def test_every_format_has_a_key_of_its_programs_that_another_start_finds(tmp_path: Path) -> None:
+    keys = {}
+    for name in FORMATS:
+        folder = tmp_path / name
+        formats.save_quantized(tiny_llama(), folder, FORMATS[name])
+        for _ in range(2):
+            runner = harness.open_runner(folder, "bfloat16", op=OpChoice(("all",), compiled=True))
+            step = Step(runner._model, runner._kv_caches)
+            parts = key_parts(step, runner._inputs, harness.compilation(), Capacity(256, 8))
+            assert keys.setdefault(name, key_of(parts)) == key_of(parts)
+    assert len({keys["fp8_static"], keys["int8"], keys["int4_g32"], keys["gptq_ordered"]}) == 4
