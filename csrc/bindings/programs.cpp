@@ -108,7 +108,7 @@ nb::bytes words_of(const Program& self) {
 Program from_words(const nb::bytes& bytes) {
     if (bytes.size() % 8 != 0) throw std::invalid_argument("a stored program consists of 8-byte words");
     std::vector<uint64_t> words(bytes.size() / 8);
-    std::memcpy(words.data(), bytes.data(), bytes.size());
+    if (!words.empty()) std::memcpy(words.data(), bytes.data(), bytes.size());
     return Program::from_words(words);
 }
 
