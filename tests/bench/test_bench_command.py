@@ -30,7 +30,9 @@ def test_every_benchmark_explains_its_flags(name: str, capsys: pytest.CaptureFix
     assert "--json" in text
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in ("machine", "kernels")])
+@pytest.mark.parametrize(
+    "name", [name for name in BENCHMARKS if name not in ("machine", "kernels", "threads")]
+)
 def test_a_benchmark_of_a_model_takes_the_engines_flags(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
