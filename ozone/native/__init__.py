@@ -95,10 +95,17 @@ def kernel(name: str) -> Kernel:
 
 
 def set_num_threads(size: int) -> None:
-    """Give the thread team that size. No launch may be under way. Does nothing where there is no library."""
+    """Give the thread team that size, after the launch under way. Does nothing where there is no library.
+
+    Raises: `ConfigError` where the system has not so many threads, or no memory for them.
+    """
     native = library()
-    if native is not None and native.num_threads() != size:
+    if native is None or native.num_threads() == size:
+        return
+    try:
         native.set_num_threads(size)
+    except (RuntimeError, MemoryError) as error:
+        raise ConfigError(f"--num-threads {size}: the system does not give so many ({error})") from error
 
 
 def allocate(name: str, size: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 import ozone.native
+from ozone.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(ozone.native.library() is None, reason="the native library was not built")
 
@@ -65,6 +66,20 @@ def test_less_than_one_thread_is_refused(native) -> None:
     with pytest.raises(ValueError, match="at least 1 thread"):
         native.set_num_threads(0)
     Launch()()
+
+
+def test_more_threads_than_the_system_gives_are_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused:
+        def num_threads(self) -> int:
+            return 2
+
+        def set_num_threads(self, size: int) -> None:
+            raise RuntimeError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(ozone.native, "library", Refused)
+    ozone.native.set_num_threads(2)
+    with pytest.raises(ConfigError, match="--num-threads 99999: the system does not give so many"):
+        ozone.native.set_num_threads(99_999)
 
 
 def test_callers_take_turns(native) -> None:
@@ -163,7 +178,7 @@ def test_a_forked_process_makes_a_team_of_its_own() -> None:
 
 
 _FORK_DURING_THE_FIRST_LAUNCH = """
-import os, sys, threading
+import os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 from test_team import Launch, ozone
 native = ozone.native.library()
@@ -172,6 +187,7 @@ maker = threading.Thread(target=native.set_num_threads, args=(300,))
 maker.start()
 child = os.fork()
 if not child:
+    signal.alarm(50)
     native.set_num_threads(2)
     launch()
     launch.check()
@@ -181,6 +197,10 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="a child forked beside threads that start may find the address sanitizer's allocator locked",
+)
 def test_a_process_may_fork_while_its_first_team_is_made() -> None:
     run = [sys.executable, "-c", _FORK_DURING_THE_FIRST_LAUNCH, os.path.dirname(__file__)]
     subprocess.run(run, check=True, timeout=60)
