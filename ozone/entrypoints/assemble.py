@@ -136,6 +136,16 @@ def share_heap() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
+def return_freed_memory() -> None:
+    """Give back to the system what the heap of glibc holds unused: much of it after weights were packed.
+
+    The heap gives back by itself only what lies at its end.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def limit_torch_spinning() -> None:
     """Before torch is imported: set how long its threads spin between products, docs/decisions/0004."""
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -194,6 +204,7 @@ def load(
         meanwhile()
     torch_side.wait()
     runner, memory = _build_runner(files, config, timer)
+    return_freed_memory()
     engine = Engine(
         runner,
         tokenizer,
