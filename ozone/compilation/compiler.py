@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from ozone.compilation.lowering import Capacity, Lowered, lower
+from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import Step, StepInputs
-from ozone.compilation.trace import trace
+from ozone.compilation.trace import Traced, trace
 from ozone.config.ranges import compile_ranges
 from ozone.config.schema import CompilationConfig
 
@@ -25,11 +26,12 @@ def unnamed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 (nobody 
 
 @dataclass(frozen=True)
 class RangeProgram:
-    """What runs for batches of `first` to `last` tokens."""
+    """What runs for batches of `first` to `last` tokens. `passes`: what each pass has done to it."""
 
     first: int
     last: int
     lowered: Lowered
+    passes: Sequence[PassReport]
 
 
 def compile_step(
@@ -45,14 +47,27 @@ def compile_step(
     """
     with phase("trace"):
         traced = trace(step, inputs)
+    return compile_traced(traced, step, inputs, config, capacity, phase)
+
+
+def compile_traced(
+    traced: Traced,
+    step: Step,
+    inputs: StepInputs,
+    config: CompilationConfig,
+    capacity: Capacity,
+    phase: Phase = unnamed,
+) -> Sequence[RangeProgram]:
+    """`compile_step` of what is traced already. `traced` stays as it is."""
     programs = []
     ranges = compile_ranges(config.compile_ranges_endpoints, capacity.tokens)
     for first, last in ranges or ((1, capacity.tokens),):
         with phase("rewrite"):
             rewritten = copy.copy(traced)
             rewritten.module = copy.deepcopy(traced.module)
+            reports = run_passes(rewritten.module.graph, config, first, last)
             pieces = split(rewritten.module.graph, config.splitting_ops)
         with phase("lower"):
             lowered = lower(rewritten, pieces, step, inputs, Capacity(last, capacity.requests))
-        programs.append(RangeProgram(first, last, lowered))
+        programs.append(RangeProgram(first, last, lowered, reports))
     return programs

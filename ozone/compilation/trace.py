@@ -91,12 +91,12 @@ def _normalized(module: fx.GraphModule, fakes: list[Any]) -> fx.GraphModule:
         normalized = make_fx(module, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
     for node in normalized.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default):
         normalized.graph.erase_node(node)
-    normalized.graph.eliminate_dead_code(is_impure_node=_has_effect)
+    normalized.graph.eliminate_dead_code(is_impure_node=has_effect)
     normalized.recompile()
     return normalized
 
 
-def _has_effect(node: fx.Node) -> bool:
+def has_effect(node: fx.Node) -> bool:
     """Whether the node may not be removed, even if nobody reads its result."""
     if node.op in ("placeholder", "output"):
         return True

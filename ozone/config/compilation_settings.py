@@ -26,9 +26,16 @@ SPLITTING = "compilation_config.splitting_ops"
 SIZES = "compilation_config.cudagraph_capture_sizes"
 MAX_SIZE = "compilation_config.max_cudagraph_capture_size"
 ALLREDUCE = "compilation_config.pass_config.fuse_allreduce_rms"
+ATTENTION_QUANT = "compilation_config.pass_config.fuse_attn_quant"
+# Passes that put the KV-cache write into another op.
+KV_WRITE_PASSES = (
+    "compilation_config.pass_config.fuse_rope_kvcache",
+    "compilation_config.pass_config.fuse_qk_norm_rope_kvcache",
+)
 TENSOR_PARALLEL = "parallel.tensor_parallel_size"
 AUTOTUNE = "kernel_config.enable_flashinfer_autotune"
 
+_SPLIT_AT_WRITE = "what a graph is split at is not fused"
 _PIECES = {CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL_AND_PIECEWISE}
 _FULL = {CUDAGraphMode.FULL, CUDAGraphMode.FULL_DECODE_ONLY, CUDAGraphMode.FULL_AND_PIECEWISE}
 _KERNELS_ONLY = "graphs record kernels, so that every op must be a custom op"
@@ -101,10 +108,17 @@ def _fusion_ops(r: Resolution, key: str) -> tuple[str, ...]:
 def _require_for_passes(r: Resolution) -> None:
     for key in _user_passes(r):
         _require_compilation(r, key, "passes run only with mode=VLLM_COMPILE")
+        if key in KV_WRITE_PASSES and r.by_user(SPLITTING) and "kv_write" in r.value(SPLITTING):
+            raise r.contradiction(key, SPLITTING, _SPLIT_AT_WRITE)
     if r.by_user(ALLREDUCE) and r.value(ALLREDUCE) and r.value(TENSOR_PARALLEL) < 2:
         if r.by_user(TENSOR_PARALLEL):
             raise r.contradiction(ALLREDUCE, TENSOR_PARALLEL, "a single process reduces nothing")
         r.notices.append(f"{r.flag(ALLREDUCE)} matches nothing: tensor_parallel_size is 1")
+    if r.by_user(ATTENTION_QUANT) and r.value(ATTENTION_QUANT):
+        name = r.platform.name
+        r.notices.append(
+            f"{r.flag(ATTENTION_QUANT)} matches nothing: the platform {name} has no attention that quantizes"
+        )
 
 
 def _resolve_mode(r: Resolution) -> None:
@@ -219,6 +233,8 @@ def _resolve_passes(r: Resolution) -> None:
             r.lower(
                 key, True, False, f"required by {MODE}", f"passes need mode=VLLM_COMPILE and mode is {mode}"
             )
+        elif value and key in KV_WRITE_PASSES and "kv_write" in r.value(SPLITTING):
+            r.lower(key, True, False, f"required by {SPLITTING}", _SPLIT_AT_WRITE)
         else:
             r.put(key, value, origin or r.level_origin, reason)
 

@@ -141,7 +141,8 @@ def _chain(name: str, parts: tuple[str, ...]) -> OpSchema:
     return OpSchema(name, f"({', '.join(arguments)}) -> {returned}")
 
 
-_QUANTIZATIONS = tuple(name for name in SCHEMAS if name.startswith("quantize_"))
+# The quantizations of activations.
+QUANTIZATIONS = tuple(name for name in SCHEMAS if name.startswith("quantize_"))
 _NORMS = ("rms_norm", "fused_add_rms_norm")
 _ACTIVATIONS = ("silu_and_mul", "gelu_tanh_and_mul")
 
@@ -149,7 +150,7 @@ _ACTIVATIONS = ("silu_and_mul", "gelu_tanh_and_mul")
 FUSED: dict[str, tuple[str, ...]] = {
     "_".join(parts): parts
     for parts in (
-        *((source, quantization) for source in (*_NORMS, *_ACTIVATIONS) for quantization in _QUANTIZATIONS),
+        *((source, quantization) for source in (*_NORMS, *_ACTIVATIONS) for quantization in QUANTIZATIONS),
         *((norm, "pad") for norm in _NORMS),
         *((norm, "pad", "quantize_fp8_group") for norm in _NORMS),
     )

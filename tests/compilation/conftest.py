@@ -1,7 +1,8 @@
-"""A compiled tiny model."""
+"""A compiled tiny model. The tiny checkpoints of `tests/models` and `tests/quantization` serve here too."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from ozone.graphs.eager_runner import allocate_kv_caches
 from ozone.models import build_model, load_weights
 from ozone.ops.choice import OpChoice
 from ozone.weights.model_files import open_model
+
+for room in ("models", "quantization"):
+    sys.path.append(str(Path(__file__).parents[1] / room))
 
 
 class Case(NamedTuple):

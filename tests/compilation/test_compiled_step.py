@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 
 import pytest
 import torch
+from step_harness import MAX_REQUESTS, MAX_TOKENS, eager, fill, make_inputs, make_step, settings
 
 from ozone.compilation.compiled import CompiledStep
 from ozone.compilation.compiler import compile_step
@@ -16,84 +16,29 @@ from ozone.compilation.lowering import Capacity, ForeignOpError, lower
 from ozone.compilation.pieces import op_name, split
 from ozone.compilation.step import Step, StepInputs
 from ozone.compilation.trace import Traced, trace
-from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode
+from ozone.config.schema import CUDAGraphMode
 from ozone.engine.input_buffers import BatchCounts
 from ozone.errors import ConfigError
-from ozone.graphs.eager_runner import allocate_kv_caches
-from ozone.models import build_model, load_weights
-from ozone.ops.choice import OpChoice
 from ozone.ops.registry import NATIVE
-from ozone.weights.model_files import open_model
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="programs need the native library")
 
-MAX_TOKENS, MAX_REQUESTS, NUM_BLOCKS, BLOCK_SIZE, LAYERS = 64, 8, 32, 16, 30
-
-
-def make_step(dtype: str, custom_ops: str) -> Step:
-    files = open_model("smollm2")
-    op = OpChoice((custom_ops,), compiled=True)
-    model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=256, op=op)
-    load_weights(model, files.open_weights(), num_threads=2)
-    return Step(model, allocate_kv_caches(files.config, BLOCK_SIZE, NUM_BLOCKS, dtype))
+LAYERS = 30
 
 
 @pytest.fixture(scope="module")
 def step() -> Step:
-    return make_step("bfloat16", "all")
+    return make_step("smollm2")
 
 
 @pytest.fixture(scope="module")
 def inputs() -> StepInputs:
-    def zeros(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
-        return torch.zeros(shape, dtype=dtype)
-
-    return StepInputs(
-        token_ids=zeros(MAX_TOKENS),
-        positions=zeros(MAX_TOKENS),
-        slot_mapping=zeros(MAX_TOKENS, dtype=torch.int64),
-        block_tables=zeros(MAX_REQUESTS, 4),
-        query_start_loc=zeros(MAX_REQUESTS + 1),
-        seq_lens=zeros(MAX_REQUESTS),
-    )
+    return make_inputs()
 
 
 @pytest.fixture(scope="module")
 def traced(step: Step, inputs: StepInputs) -> Traced:
     return trace(step, inputs)
-
-
-def settings(**changes: object) -> CompilationConfig:
-    return CompilationConfig(
-        **{
-            "mode": CompilationMode.VLLM_COMPILE,
-            "splitting_ops": ("attention",),
-            "compile_ranges_endpoints": (MAX_TOKENS,),
-            **changes,
-        }
-    )
-
-
-def fill(inputs: StepInputs, lengths: list[int]) -> None:
-    """New requests of so many tokens each, in blocks of their own."""
-    blocks = random.Random(0).sample(range(NUM_BLOCKS), MAX_REQUESTS * 4)
-    first = 0
-    for request, length in enumerate(lengths):
-        span, own = slice(first, first + length), torch.tensor(blocks[4 * request : 4 * request + 4])
-        positions = torch.arange(length)
-        inputs.token_ids[span] = positions * 7 + request
-        inputs.positions[span] = positions
-        inputs.slot_mapping[span] = own[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-        inputs.block_tables[request] = own
-        inputs.query_start_loc[request : request + 2] = torch.tensor([first, first + length])
-        inputs.seq_lens[request] = length
-        first += length
-
-
-def eager(step: Step, inputs: StepInputs, tokens: int, requests: int) -> torch.Tensor:
-    sizes = {"block_tables": requests, "query_start_loc": requests + 1, "seq_lens": requests}
-    with torch.inference_mode():
-        return step(*(x[: sizes.get(name, tokens)] for name, x in inputs._asdict().items()))
 
 
 @pytest.mark.parametrize("splitting_ops", [("attention",), ("ozone::attention", "kv_write"), ()])
@@ -143,7 +88,7 @@ def test_writes_are_kept_though_nobody_reads_their_result(traced: Traced) -> Non
 
 
 def test_an_op_outside_the_vocabulary_is_named(inputs: StepInputs) -> None:
-    step = make_step("float32", "none")
+    step = make_step("smollm2", "float32", ("none",))
     traced = trace(step, inputs)
     pieces = split(traced.module.graph, ["attention"])
     with pytest.raises(ForeignOpError, match=r"aten.* is no op of the vocabulary"):

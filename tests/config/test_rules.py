@@ -260,6 +260,22 @@ def test_a_switch_for_several_processes_is_noticed_where_there_is_one(resolved: 
     assert "matches nothing" in config.notices[0]
 
 
+def test_a_switch_without_a_kernel_is_noticed(resolved: Resolved) -> None:
+    (notice,) = resolved("-cc.pass_config.fuse_attn_quant=True").notices
+    assert "fuse_attn_quant=True matches nothing: the platform cpu has no attention that quantizes" in notice
+    assert resolved("-cc.pass_config.fuse_attn_quant=False").notices == ()
+
+
+def test_what_a_graph_is_split_at_is_not_fused(resolved: Resolved) -> None:
+    split = "-cc.splitting_ops=attention,kv_write"
+    config = resolved("-O1", split)
+    assert said(config, PASS + "fuse_rope_kvcache") == (False, "required by compilation_config.splitting_ops")
+    assert any("lowered fuse_rope_kvcache from True to False" in notice for notice in config.notices)
+    for flag in ("fuse_rope_kvcache", "fuse_qk_norm_rope_kvcache"):
+        with pytest.raises(ConfigError, match=f"{flag}=True and -cc.splitting_ops"):
+            resolved(split, f"-cc.pass_config.{flag}=True")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -1,0 +1,198 @@
+"""The passes: how many places each one finds in known models, which give the same bits afterwards."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from quantized_cases import FORMATS, tiny_llama
+from quantized_formats import save_quantized
+from step_harness import MAX_REQUESTS, MAX_TOKENS, eager, fill, make_inputs, make_step, settings
+from tiny_checkpoints import save, tiny_model
+from torch import fx
+
+from ozone.compilation.compiled import CompiledStep
+from ozone.compilation.compiler import compile_traced
+from ozone.compilation.lowering import Capacity
+from ozone.compilation.pass_manager import PassReport, run_passes
+from ozone.compilation.passes import FUSIONS
+from ozone.compilation.passes.noops import eliminate_noops
+from ozone.compilation.step import Step
+from ozone.compilation.trace import Traced, trace
+from ozone.config.schema import CompilationConfig, PassConfig
+from ozone.engine.input_buffers import BatchCounts
+from ozone.ops.registry import NATIVE, OPS
+
+pytestmark = pytest.mark.skipif(not NATIVE, reason="quantized linears are what there is natively")
+
+INPUTS = make_inputs()
+FLAGS = [fusion.flag for fusion in FUSIONS]
+LEVEL = ("fuse_norm_quant", "fuse_act_quant", "fuse_act_padding", "fuse_rope_kvcache")
+Places = dict[str, int]
+Open = Callable[[str], tuple[Step, Traced]]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Open:
+    """A model by name, traced once for all tests."""
+    known: dict[str, tuple[Step, Traced]] = {}
+
+    def open_(name: str) -> tuple[Step, Traced]:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("model") / name
+            if name in FORMATS:
+                save_quantized(tiny_llama(), folder, FORMATS[name])
+            elif name != "smollm2":
+                save(tiny_model(name), folder, "safetensors")
+            step = make_step(folder if folder.exists() else name)
+            known[name] = step, trace(step, INPUTS)
+        return known[name]
+
+    return open_
+
+
+def passes(*flags: str, **changes: Any) -> CompilationConfig:
+    return settings(pass_config=PassConfig(**dict.fromkeys(flags, True), **changes))
+
+
+def rewrite(traced: Traced, config: CompilationConfig, last: int = MAX_TOKENS) -> list[PassReport]:
+    return run_passes(copy.deepcopy(traced.module).graph, config, 1, last)
+
+
+def places(reports: list[PassReport]) -> Places:
+    return {report.flag: report.places for report in reports if report.places}
+
+
+# Each flag alone; what is not listed finds nothing.
+ALONE: dict[str, Places] = {
+    # 30 layers: a norm before qkv and one before gate and up each; the last norm is not quantized here.
+    "smollm2": {"fuse_norm_quant": 60, "fuse_act_quant": 30, "fuse_rope_kvcache": 30},
+    # 2 layers.
+    "fp8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    "fp8_dynamic": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    "int8": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    "int8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    # Neither 192 nor 320 columns are whole blocks of 128: a pad stands before each quantization.
+    "fp8_block": {"fuse_act_padding": 4, "fuse_rope_kvcache": 2},
+    # q, k and v, gate and up have scales of their own, and one norm is quantized several times.
+    "fp8_static_apart": {"fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    # bfloat16: nothing is quantized.
+    "llama": {"fuse_rope_kvcache": 3},
+    "qwen3": {"enable_qk_norm_rope_fusion": 3, "fuse_qk_norm_rope_kvcache": 3, "fuse_rope_kvcache": 3},
+    "gemma3": {"enable_qk_norm_rope_fusion": 8, "fuse_qk_norm_rope_kvcache": 8, "fuse_rope_kvcache": 8},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_each_fusion_finds_its_places_and_none_where_it_is_off(opened: Open, name: str) -> None:
+    _, traced = opened(name)
+    for flag in FLAGS:
+        expected = ALONE[name].get(flag)
+        reports = rewrite(traced, passes(flag))
+        assert places(reports) == ({flag: expected} if expected else {}), flag
+        assert [report.flag for report in reports] == ["eliminate_noops", flag]
+        assert all((report.reason is None) == (report.places > 0) for report in reports)
+    assert places(rewrite(traced, passes())) == {}
+    assert places(rewrite(traced, passes(*LEVEL))) == {
+        flag: count for flag, count in ALONE[name].items() if flag in LEVEL
+    }
+
+
+def test_fusions_that_take_the_same_ops_take_turns(opened: Open) -> None:
+    _, traced = opened("qwen3")
+    assert places(rewrite(traced, passes(*FLAGS))) == {"fuse_qk_norm_rope_kvcache": 3}
+    # What the one has left is taken by the other.
+    both = rewrite(traced, passes("enable_qk_norm_rope_fusion", "fuse_rope_kvcache"))
+    assert places(both) == {"enable_qk_norm_rope_fusion": 3, "fuse_rope_kvcache": 3}
+
+
+@pytest.mark.parametrize("name", ["smollm2", "fp8_static", "fp8_block", "int8", "qwen3", "gemma3"])
+@pytest.mark.parametrize(
+    "flags",
+    [LEVEL, FLAGS, ("enable_qk_norm_rope_fusion", "fuse_rope_kvcache"), ("enable_qk_norm_rope_fusion",)],
+    ids=["level", "all", "both", "norm_rope"],
+)
+def test_the_fused_model_gives_the_bits_of_the_model(opened: Open, name: str, flags: tuple[str, ...]) -> None:
+    step, traced = opened(name)
+    programs = compile_traced(traced, step, INPUTS, passes(*flags), Capacity(MAX_TOKENS, MAX_REQUESTS))
+    assert {report.flag for report in programs[0].passes} == {"eliminate_noops", *flags}
+    compiled = CompiledStep(programs, step, INPUTS)
+    for lengths in ([1], [1] * 8, [17], [5, 1, 40, 2], [8, 56], [64]):
+        fill(INPUTS, lengths)
+        expected = eager(step, INPUTS, sum(lengths), len(lengths))
+        for cache in step.kv_caches:
+            cache.keys.zero_()
+            cache.values.zero_()
+        assert torch.equal(compiled(BatchCounts(sum(lengths), len(lengths), 1)), expected), lengths
+
+
+def test_the_rotary_fusions_end_where_they_are_told_to(opened: Open) -> None:
+    _, traced = opened("qwen3")
+    flags = ("fuse_rope_kvcache", "fuse_qk_norm_rope_kvcache")
+    config = passes(*flags, rope_kvcache_fusion_max_token_num=32)
+    assert places(rewrite(traced, config, last=32)) == {"fuse_qk_norm_rope_kvcache": 3}
+    beyond = rewrite(traced, config, last=33)
+    assert places(beyond) == {}
+    assert {report.reason for report in beyond if report.flag in flags} == {"on up to 32 tokens"}
+
+
+def test_an_op_at_which_the_graph_is_split_is_not_fused_away(opened: Open) -> None:
+    _, traced = opened("llama")
+    config = settings(splitting_ops=("attention", "kv_write"), pass_config=PassConfig(fuse_rope_kvcache=True))
+    assert rewrite(traced, config)[-1].reason == "the graph is split at kv_write"
+
+
+def test_a_fusion_that_finds_nothing_says_why(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    _, traced = opened("llama")
+    with caplog.at_level(logging.INFO, logger="ozone"):
+        reports = rewrite(traced, passes("fuse_norm_quant", "fuse_act_padding", "enable_qk_norm_rope_fusion"))
+    reasons = {report.flag: str(report.reason) for report in reports}
+    assert reasons["fuse_act_padding"] == "the graph has no pad"
+    assert "the graph has no quantize_fp8_group" in reasons["fuse_norm_quant"]
+    assert "do not follow each other" in reasons["enable_qk_norm_rope_fusion"]
+    (line,) = caplog.messages
+    assert line.startswith("nothing to fuse for 1 to 64 tokens: fuse_act_padding (the graph has no pad); ")
+
+
+def test_a_disabled_custom_op_is_named_as_the_reason(opened: Open) -> None:
+    _, traced = opened("llama")
+    config = settings(custom_ops=("all", "-quantize"), pass_config=PassConfig(fuse_norm_quant=True))
+    assert rewrite(traced, config)[-1].reason == "quantize is no custom op"
+
+
+def test_rewriting_leaves_the_traced_graph_alone_and_no_dead_ops(opened: Open) -> None:
+    _, traced = opened("smollm2")
+    before = traced.module.code
+    module = copy.deepcopy(traced.module)
+    run_passes(module.graph, passes(*FLAGS), 1, MAX_TOKENS)
+    module.graph.lint()
+    assert traced.module.code == before
+    left = {node.target for node in module.graph.nodes}
+    assert not left & {
+        OPS[name].node for name in ("rms_norm", "silu_and_mul", "rotary_embedding", "kv_write")
+    }
+    assert all(node.users for node in module.graph.nodes if node.op == "call_function")
+
+
+def test_what_changes_nothing_is_dropped() -> None:
+    x = torch.randn(4, 6, dtype=torch.bfloat16)
+
+    def model(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (whole,) = torch.split(x.view(4, 6), [6], dim=1)
+        padded = OPS["pad"].node(whole[:, 0:6], 3)
+        other = x.view(6, 4), x[:, 1:5], OPS["pad"].node(x, 4), x.t().t(), x.to(torch.float32)
+        return padded, *other
+
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    module: fx.GraphModule = make_fx(model)(x)
+    expected = model(x)
+    assert eliminate_noops(module.graph) == 4
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    assert "split" not in module.code
+    assert all(map(torch.equal, module(x), expected))
