@@ -31,7 +31,7 @@ class RangeProgram:
     first: int
     last: int
     lowered: Lowered
-    passes: Sequence[PassReport]
+    passes: Sequence[PassReport] = ()
 
 
 def compile_step(

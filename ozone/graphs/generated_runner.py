@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ozone.compilation.generated import Backend, GeneratedStep
+from ozone.compilation.pass_manager import run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import SIZES, Step, StepInputs
 from ozone.compilation.trace import trace
@@ -41,6 +42,8 @@ class GeneratedRunner(EagerRunner):
             return
         splitting_ops = compilation.splitting_ops if compilation.mode is CompilationMode.VLLM_COMPILE else ()
         traced = trace(step, self._inputs)
+        # One graph for any number of tokens. Where passes do not run, the settings have them off.
+        run_passes(traced.module.graph, compilation, 1, len(self._inputs.token_ids))
         pieces = split(traced.module.graph, splitting_ops)
         self._step = GeneratedStep(traced, pieces, step, self._inputs, backend, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ozone.config.schema import (
     CompilationConfig,
     CompilationMode,
     CUDAGraphMode,
+    PassConfig,
     SchedulerConfig,
 )
 from ozone.engine.runner import ScheduledRequest
@@ -156,6 +158,22 @@ def test_generated_code_in_one_mode(checkpoint: Path) -> None:
     """One of the slow cases above in every run."""
     compilation = {"mode": Modes.VLLM_COMPILE, "backend": "inductor", "splitting_ops": ("attention",)}
     compare(make_runner(GeneratedRunner, checkpoint, "none", **compilation), checkpoint, tolerance=1e-5)
+
+
+def test_passes_fuse_what_is_custom_of_a_model_that_is_not_all_programs(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caches that a fused write fills are the ones that attention reads."""
+    compilation = {
+        "mode": Modes.VLLM_COMPILE,
+        "backend": "eager",
+        "splitting_ops": ("attention",),
+        "pass_config": PassConfig(fuse_rope_kvcache=True, fuse_norm_quant=True),
+    }
+    with caplog.at_level(logging.DEBUG, logger="ozone"):
+        runner = make_runner(GeneratedRunner, checkpoint, "all,-silu_and_mul", **compilation)
+    assert any("fuse_rope_kvcache: 3 places" in message for message in caplog.messages)
+    compare(runner, checkpoint, tolerance=1e-5)
 
 
 def test_no_compiler_is_a_clear_mistake(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
