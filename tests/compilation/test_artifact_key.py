@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Case, make_case
+from compiled_case import Case, make_case
 
 from ozone.compilation import artifact_key
 from ozone.compilation.artifact_key import UndescribableError, key_of, key_parts
