@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import ozone
 from ozone.compilation.artifact_file import FORMAT
 from ozone.compilation.lowering import Capacity
 from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs
@@ -60,7 +59,6 @@ def key_parts(
     kernels = [[k.name, k.id, k.version, k.fields] for k in native.kernels().values()]
     return {
         "format": FORMAT,
-        "ozone": ozone.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "isa": native.isa(),
@@ -83,7 +81,7 @@ def key_of(parts: Mapping[str, Any]) -> str:
 def code_digest() -> str:
     """A digest of the Python code that decides what is traced, rewritten and launched."""
     digest = hashlib.sha256()
-    package = Path(ozone.__file__).parent
+    package = Path(__file__).parents[1]
     for room in _ROOMS:
         for file in sorted((package / room).rglob("*.py")):
             content = file.read_bytes()
