@@ -167,7 +167,6 @@ def test_what_cannot_be_described_has_no_key(tiny_model: Path) -> None:
         ("ozone.compilation.artifact_key.code_digest", lambda: "other"),
         ("ozone.compilation.artifact_key.platform.python_version", lambda: "4.0"),
         ("ozone.compilation.artifact_key.FORMAT", 99),
-        ("ozone.__version__", "9.9"),
     ],
 )
 def test_versions_change_the_key(place: str, value: Any, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_loading import CONFIG
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from ozone.layers import activation
 from ozone.layers.activation import GatedMLP
@@ -13,12 +13,12 @@ from ozone.models import build_model
 from ozone.ops.choice import OpChoice
 
 
-class _LargestResult(TorchDispatchMode):
-    """Remembers the most elements that one operation made."""
+class _LargestResult(TorchFunctionMode):
+    """Remembers the most elements that one operation made. A mode of the dispatcher would look like a tracer."""
 
     elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
             self.elements = max(self.elements, result.numel())
