@@ -8,7 +8,6 @@ from typing import Any
 from ozone.bench.engine_load import RequestTimes, greedy, run_requests
 from ozone.bench.loading import BenchModel, load_for_bench
 from ozone.bench.machine import Bandwidth, ReadMeter
-from ozone.bench.model_cost import weight_bytes_per_step
 from ozone.bench.reporting import Reporter, Row, add_report_arguments, header, milliseconds
 from ozone.bench.statistics import Summary, summary_json
 from ozone.bench.workload import add_length_arguments, count, random_token_ids, whole
@@ -97,7 +96,7 @@ def _measure(model: BenchModel, parameters: dict[str, int], reporter: Reporter) 
 def _report(
     model: BenchModel, iterations: list[Iteration], parameters: dict[str, int], reporter: Reporter
 ) -> None:
-    weight_bytes = weight_bytes_per_step(model.geometry, model.loaded.config.model.dtype)
+    weight_bytes = model.loaded.memory.step_weights
     batch = parameters["batch_size"]
     latencies = [run.latency for run in iterations]
     firsts = [run.time_to_first_token for run in iterations]

@@ -1,4 +1,4 @@
-"""What one token costs a model: weights to read and multiply-adds to do, from its geometry.
+"""What one token costs a model in multiply-adds, from its geometry.
 
 Attention over the context comes on top of both and is left out, as are norms and biases: with the short
 contexts of benchmarks these are a few percent.
@@ -7,8 +7,6 @@ contexts of benchmarks these are a few percent.
 from __future__ import annotations
 
 from ozone.config.model import ModelConfig
-
-BYTES_OF_DTYPE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def linear_parameters(config: ModelConfig) -> int:
@@ -26,11 +24,6 @@ def head_parameters(config: ModelConfig) -> int:
     The embedding itself is a gather of one row a token and costs nothing that counts.
     """
     return config.vocab_size * config.hidden_size
-
-
-def weight_bytes_per_step(config: ModelConfig, dtype: str) -> int:
-    """Bytes of weights that a decode step of any batch reads, where they lie in memory as `dtype`."""
-    return (linear_parameters(config) + head_parameters(config)) * BYTES_OF_DTYPE[dtype]
 
 
 def operations(config: ModelConfig, tokens: int, scored: int) -> int:

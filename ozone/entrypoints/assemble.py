@@ -63,11 +63,13 @@ class MemoryUse:
 
     Attributes:
         weights: as they are kept, with all that is computed from them at load.
+        step_weights: what of them a decode step reads.
         kv_cache: the whole cache. It becomes resident as its blocks are first used.
         kv_token: of the cache, for one token.
     """
 
     weights: int
+    step_weights: int
     kv_cache: int
     kv_token: int
 
@@ -234,7 +236,7 @@ def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
 def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> tuple[Runner, MemoryUse]:
     import torch
 
-    from ozone.models import build_model, load_weights, weight_bytes
+    from ozone.models import build_model, load_weights, step_weight_bytes, weight_bytes
     from ozone.ops.choice import OpChoice
 
     with timer.phase("model"):
@@ -253,7 +255,7 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
     runner = _runner(model, files, config, timer)
     kv_bytes = runner.kv_cache_bytes
     tokens = runner.num_blocks * runner.block_size
-    return runner, MemoryUse(weight_bytes(model), kv_bytes, kv_bytes // tokens)
+    return runner, MemoryUse(weight_bytes(model), step_weight_bytes(model), kv_bytes, kv_bytes // tokens)
 
 
 def _runner(model: CausalLM, files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> EagerRunner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +16,7 @@ from ozone.config.families import FAMILIES
 from ozone.config.model import ModelConfig
 from ozone.errors import ModelFileError
 from ozone.layers.checkpoint import Checkpoint, LoadableLayer
+from ozone.layers.linear import Linear
 from ozone.layers.options import BuildOptions
 from ozone.ops.choice import OpChoice
 from ozone.quantization import decoders, scheme_for
@@ -95,7 +96,21 @@ def load_weights(
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of everything that a loaded model keeps, counted once where it is shared."""
-    storages = (tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers()))
+    return _bytes([model])
+
+
+def step_weight_bytes(model: CausalLM) -> int:
+    """Bytes of weights that a decode step of any batch reads: all linears and the output head. An embedding
+    that is no head is a gather of one row a token.
+    """
+    linears = [module for module in model.modules() if isinstance(module, Linear)]
+    return _bytes([*linears, model.lm_head])
+
+
+def _bytes(modules: Iterable[nn.Module]) -> int:
+    storages = (
+        tensor.untyped_storage() for module in modules for tensor in (*module.parameters(), *module.buffers())
+    )
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 

@@ -10,7 +10,7 @@ import pytest
 from ozone.bench.engine_load import RequestTimes
 from ozone.bench.latency import Iteration, main
 from ozone.bench.machine import Bandwidth
-from ozone.bench.model_cost import weight_bytes_per_step
+from ozone.bench.model_cost import head_parameters, linear_parameters
 from ozone.bench.statistics import Summary
 from ozone.errors import ConfigError, ModelFileError
 from ozone.weights.model_files import open_model
@@ -70,7 +70,7 @@ def test_a_run_reports_latency_rate_and_share_of_the_read_bandwidth(
         assert results[name]["min"] > 0
     assert results["time_to_first_token_seconds"]["max"] < results["latency_seconds"]["max"]
     config = open_model(str(tiny_model), config_only=True).config
-    assert results["weight_bytes_per_step"] == weight_bytes_per_step(config, "float32")
+    assert results["weight_bytes_per_step"] >= 4 * (linear_parameters(config) + head_parameters(config))
     assert report["machine"]["read_bandwidth_gb_per_s"]["count"] == 3
     assert "reading the weights allows" in streams.err
 

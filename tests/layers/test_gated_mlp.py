@@ -14,7 +14,7 @@ from ozone.ops.choice import OpChoice
 
 
 class _LargestResult(TorchFunctionMode):
-    """Remembers the most elements that one operation made. A mode of the dispatcher would look like a tracer."""
+    """Remembers the most elements that one operation made. A dispatcher's mode would look like a tracer."""
 
     elements = 0
 
