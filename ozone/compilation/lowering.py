@@ -79,14 +79,21 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, pool: PlannedPool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._pool = pool
+        self._of_op: list[Tensor] | None = None  # what the op that is running has allocated
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "ozone":
-            with self:
-                return OPS[func._opname].function(*args, **kwargs)
+            # A launch knows addresses alone: what a function allocates for it has to stay until the function
+            # is done, whether the function itself holds it or not.
+            held, self._of_op = self._of_op, []
+            try:
+                with self:
+                    return OPS[func._opname].function(*args, **kwargs)
+            finally:
+                self._of_op = held
         if func in _ALLOCATIONS:
             return self._allocate(func(*args, **{**kwargs, "device": "meta"}))
         if func.is_view:
@@ -96,7 +103,10 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _allocate(self, like: Tensor) -> Tensor:
         if like.numel() == 0:
             return torch.empty(like.shape, dtype=like.dtype)
-        return self._pool.empty(like.shape, like.dtype)
+        tensor = self._pool.empty(like.shape, like.dtype)
+        if self._of_op is not None:
+            self._of_op.append(tensor)
+        return tensor
 
 
 @dataclass(frozen=True)

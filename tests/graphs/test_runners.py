@@ -56,18 +56,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_runner(kind: type[EagerRunner], path: Path, custom_ops: str, **compilation: Any) -> EagerRunner:
+def make_runner(
+    kind: type[EagerRunner], path: Path, custom_ops: str, max_model_len: int = 128, **compilation: Any
+) -> EagerRunner:
     files = open_model(str(path))
     ops = tuple(custom_ops.split(","))
     op = OpChoice(ops, compiled=kind is not EagerRunner)
-    model = build_model(files.config, dtype=torch.float32, max_model_len=128, op=op)
+    model = build_model(files.config, dtype=torch.float32, max_model_len=max_model_len, op=op)
     load_weights(model, files.open_weights(), num_threads=2)
     block_bytes = BLOCK_SIZE * 3 * 2 * 2 * 16 * 4
     settings: dict[str, Any] = {
         "dtype": "float32",
         "cache": CacheConfig(block_size=BLOCK_SIZE, kv_cache_memory_bytes=NUM_BLOCKS * block_bytes),
         "scheduler": SchedulerConfig(max_num_batched_tokens=MAX_TOKENS, max_num_seqs=MAX_REQUESTS),
-        "max_model_len": 128,
+        "max_model_len": max_model_len,
         "num_threads": 2,
     }
     if kind is not EagerRunner:
@@ -129,6 +131,38 @@ def test_a_captured_model_gives_the_bits_of_the_eager_one(checkpoint: Path, grap
     sizes = (1, 2, 4, 8, 40)
     compilation = {"cudagraph_mode": graphs, "cudagraph_capture_sizes": sizes}
     compare(make_runner(CapturedRunner, checkpoint, "all", **compilation), checkpoint)
+
+
+@pytest.mark.skipif(not NATIVE, reason="programs need the native library")
+@pytest.mark.parametrize("graphs", [NONE, PIECEWISE, FULL])
+@pytest.mark.parametrize("kind", [CompiledRunner, CapturedRunner])
+def test_long_contexts_are_attended_to_in_memory_of_their_own(
+    checkpoint: Path, kind: type[EagerRunner], graphs: CUDAGraphMode
+) -> None:
+    """Decode splits contexts of more than 256 positions, and keeps parts of results beside the result."""
+    compilation: dict[str, Any] = {"cudagraph_mode": graphs, "cudagraph_capture_sizes": (8,)}
+    if kind is CompiledRunner:
+        compilation |= {"mode": Modes.VLLM_COMPILE, "splitting_ops": ("attention",)}
+    runner = make_runner(kind, checkpoint, "all", max_model_len=768, **compilation)
+    reference = make_runner(EagerRunner, checkpoint, "all", max_model_len=768)
+    rng = random.Random(0)
+    blocks = rng.sample(range(NUM_BLOCKS), NUM_BLOCKS)
+    lengths = (600, 300, 40)
+    requests = []
+    for length in lengths:
+        needed = -(-length // BLOCK_SIZE)
+        requests.append(FakeRequest([rng.randrange(160) for _ in range(length)], blocks[:needed]))
+        blocks = blocks[needed:]
+    for request, length in zip(requests, lengths, strict=True):
+        for start in range(0, length - 4, MAX_TOKENS):
+            step = [ScheduledRequest(request, start, min(MAX_TOKENS, length - 4 - start), "last")]
+            np.testing.assert_array_equal(runner.execute(step), reference.execute(step))
+    for back in (4, 3, 2, 1):
+        step = [
+            ScheduledRequest(request, length - back, 1, "last")
+            for request, length in zip(requests, lengths, strict=True)
+        ]
+        np.testing.assert_array_equal(runner.execute(step), reference.execute(step))
 
 
 @pytest.mark.parametrize("custom_ops", ["none", "all"])
