@@ -18,7 +18,6 @@ from torch import Tensor, fx
 from ozone.compilation.pieces import Piece
 from ozone.compilation.step import Step, StepInputs, sizes_of
 from ozone.compilation.trace import Traced
-from ozone.config.schema import CUDAGraphMode
 from ozone.engine.input_buffers import BatchCounts
 from ozone.errors import ConfigError
 
@@ -100,9 +99,8 @@ class GeneratedStep:
         self._stages = list(_stages(traced.module, pieces, backend, self._constants, progress))
         self._last_use = _last_uses(self._stages, self._result)
 
-    def __call__(self, counts: BatchCounts, mode: CUDAGraphMode = CUDAGraphMode.NONE) -> Tensor:
-        """See `CompiledStep`; nothing here replays, whatever `mode` is."""
-        del mode
+    def __call__(self, counts: BatchCounts) -> Tensor:
+        """Run the step on what the inputs hold; hidden states (tokens, columns)."""
         known = {**sizes_of(counts), **self._inputs.of(counts)._asdict()}
         values: dict[fx.Node, Any] = dict(self._constants)
         for node, argument in self._variables.items():
@@ -157,8 +155,7 @@ def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor], backend: Backen
         function = backend.compile(graph, examples)
     except Exception as error:
         raise ConfigError(
-            f"{backend.name} cannot compile piece {number} ({', '.join(names)}): {error}; "
-            "-cc.debug_dump_path=DIR shows it"
+            f"{backend.name} cannot compile piece {number} ({', '.join(names)}): {error}"
         ) from error
     logger.debug("%s: piece %d in %.2f s", backend.name, number, time.perf_counter() - began)
     return function

@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ozone.compilation.pieces import Piece
 from ozone.compilation.pool import PlannedPool
-from ozone.compilation.step import SIZES, Step, StepInputs
+from ozone.compilation.step import SIZES, Step, StepInputs, sizes_of
 from ozone.compilation.trace import Traced
+from ozone.engine.input_buffers import BatchCounts
 from ozone.native import library
 from ozone.ops.registry import OPS
 
@@ -168,8 +169,9 @@ class _Sizes:
     def header(self) -> list[int]:
         return [self.tokens, self.requests, self.logits]
 
-    def of(self, name: str) -> int:
-        return {"tokens": self.tokens, "requests": self.requests, "request_starts": self.requests + 1}[name]
+    @property
+    def by_name(self) -> dict[str, int]:
+        return sizes_of(BatchCounts(self.tokens, self.requests, self.logits))
 
 
 def _prime(least: int) -> int:
@@ -187,7 +189,7 @@ class _Memory:
         dry = PlannedPool()
         self.inputs = StepInputs(
             *(
-                dry.empty((sizes.of(size), *x.shape[1:]), x.dtype)
+                dry.empty((sizes.by_name[size], *x.shape[1:]), x.dtype)
                 for x, size in zip(inputs, SIZES, strict=True)
             )
         )
@@ -240,7 +242,7 @@ class _Lowering:
         placeholders = traced.module.graph.find_nodes(op="placeholder")
         for node, argument in zip(placeholders, traced.arguments, strict=True):
             if argument.kind == "size":
-                self._values[node] = sizes.of(argument.name)
+                self._values[node] = sizes.by_name[argument.name]
             elif argument.kind == "input":
                 self._values[node] = examples[argument.name]
             else:

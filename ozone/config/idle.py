@@ -15,6 +15,7 @@ _NOTHING = f"{_CC}mode and {_CC}cudagraph_mode are NONE"
 _SPLIT = f"{_CC}mode is not VLLM_COMPILE"
 _GRAPHS = f"{_CC}cudagraph_mode is NONE"
 _ROPE = "neither fuse_rope_kvcache nor fuse_qk_norm_rope_kvcache is on"
+_RECORDED = "graphs are recorded without running anything"
 _ALLREDUCE = "fuse_allreduce_rms is off"
 _TOKENS = "scheduler.max_num_batched_tokens"
 _SEQS = "scheduler.max_num_seqs"
@@ -29,7 +30,7 @@ _IDLE_WHEN: Mapping[str, str] = {
     _CC + "splitting_ops": _SPLIT,
     _CC + "cudagraph_capture_sizes": _GRAPHS,
     _CC + "max_cudagraph_capture_size": _GRAPHS,
-    _CC + "cudagraph_num_of_warmups": _GRAPHS,
+    _CC + "cudagraph_num_of_warmups": _RECORDED,
     _PASS + "rope_kvcache_fusion_max_token_num": _ROPE,
     _PASS + "fi_allreduce_fusion_max_size_mb": _ALLREDUCE,
 }
@@ -44,6 +45,7 @@ def note_idle_values(r: Resolution) -> None:
         _NOTHING: mode == CompilationMode.NONE and graphs is CUDAGraphMode.NONE,
         _SPLIT: mode != CompilationMode.VLLM_COMPILE,
         _GRAPHS: graphs is CUDAGraphMode.NONE,
+        _RECORDED: True,
         _ROPE: not rope,
         _ALLREDUCE: not r.value(_PASS + "fuse_allreduce_rms"),
     }

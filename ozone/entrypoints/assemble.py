@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
-from ozone.config.custom_ops import all_enabled
 from ozone.config.resolve import resolve, unbuilt
-from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode, OzoneConfig
+from ozone.config.schema import CompilationMode, OzoneConfig
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.progress import progress
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from ozone.engine.chat_template import ChatTemplate
     from ozone.engine.runner import Runner
     from ozone.engine.tokenizer import Tokenizer
-    from ozone.graphs.eager_runner import EagerRunner
-    from ozone.models.causal_lm import CausalLM
 
 logger = logging.getLogger("ozone")
 
@@ -205,7 +202,7 @@ def load(
     if meanwhile is not None:
         meanwhile()
     torch_side.wait()
-    runner, memory = _build_runner(files, config, timer)
+    runner, memory = _build_runner(files, config, timer, native=platform.native)
     return_freed_memory()
     engine = Engine(
         runner,
@@ -233,9 +230,12 @@ def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
     )
 
 
-def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> tuple[Runner, MemoryUse]:
+def _build_runner(
+    files: ModelFiles, config: OzoneConfig, timer: StartupTimer, *, native: bool
+) -> tuple[Runner, MemoryUse]:
     import torch
 
+    from ozone.graphs.choose import make_runner
     from ozone.models import build_model, load_weights, step_weight_bytes, weight_bytes
     from ozone.ops.choice import OpChoice
 
@@ -252,52 +252,17 @@ def _build_runner(files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -
         )
     with timer.phase("weights"), progress("Loading weights", " layers") as report:
         load_weights(model, files.open_weights(), num_threads=config.parallel.num_threads, progress=report)
-    runner = _runner(model, files, config, timer)
+    runner = make_runner(
+        model,
+        files.config,
+        config,
+        native=native,
+        phase=timer.phase,
+        progress=lambda: progress("Compiling", " pieces"),
+    )
     kv_bytes = runner.kv_cache_bytes
     tokens = runner.num_blocks * runner.block_size
     return runner, MemoryUse(weight_bytes(model), step_weight_bytes(model), kv_bytes, kv_bytes // tokens)
-
-
-def _runner(model: CausalLM, files: ModelFiles, config: OzoneConfig, timer: StartupTimer) -> EagerRunner:
-    from ozone.graphs.eager_runner import EagerRunner
-
-    settings: dict[str, Any] = {
-        "dtype": config.model.dtype,
-        "cache": config.cache,
-        "scheduler": config.scheduler,
-        "max_model_len": config.model.max_model_len,
-        "num_threads": config.parallel.num_threads,
-    }
-    compilation = config.compilation
-    native = platform_facts().native
-    asked = config.settings["compilation_config.mode"].origin == "user"
-    if compilation.mode is CompilationMode.NONE or not (native or asked):
-        if compilation.cudagraph_mode is CUDAGraphMode.NONE or not native:
-            with timer.phase("kv cache"):
-                return EagerRunner(model, files.config, **settings)
-        from ozone.graphs.captured_runner import CapturedRunner
-
-        with timer.phase("capture"):
-            return CapturedRunner(model, files.config, compilation=compilation, **settings)
-    if not runs_programs(compilation):
-        from ozone.graphs.generated_runner import GeneratedRunner
-
-        with timer.phase("compilation"), progress("Compiling", " pieces") as report:
-            return GeneratedRunner(model, files.config, compilation=compilation, progress=report, **settings)
-    from ozone.compilation.artifacts import ProgramCache
-    from ozone.graphs.compiled_runner import CompiledRunner
-
-    label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
-    kept = None if ProgramCache.disabled() else ProgramCache(Path(compilation.cache_dir), label)
-    return CompiledRunner(
-        model, files.config, compilation=compilation, kept=kept, phase=timer.phase, **settings
-    )
-
-
-def runs_programs(compilation: CompilationConfig) -> bool:
-    """Whether the model becomes programs of native kernels, for which each op has to be one node."""
-    traced = compilation.mode in (CompilationMode.DYNAMO_TRACE_ONCE, CompilationMode.VLLM_COMPILE)
-    return traced and all_enabled(compilation.custom_ops, compiled=True) and platform_facts().native
 
 
 def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:

@@ -287,6 +287,7 @@ def test_what_a_graph_is_split_at_is_not_fused(resolved: Resolved) -> None:
         "-O0 -cc.cudagraph_capture_sizes=1",
         "-O0 -cc.max_cudagraph_capture_size=4",
         "-O0 -cc.cudagraph_num_of_warmups=1",
+        "-O2 -cc.cudagraph_num_of_warmups=1",
         "-O0 -cc.pass_config.rope_kvcache_fusion_max_token_num=256",
         "-O2 -cc.pass_config.fi_allreduce_fusion_max_size_mb=2.5",
         "-O0 -cc.debug_dump_path=dump",
@@ -350,6 +351,8 @@ def test_only_what_is_above_level_zero_is_unbuilt(resolved: Resolved) -> None:
         assert line is not None
         assert "\n" not in line
     assert "-O2 runs for now without" in str(unbuilt(resolved("-O2")))
+    assert "debug dumps" in str(unbuilt(resolved("-O1", "-cc.debug_dump_path=x")))
+    assert "compile_sizes" in str(unbuilt(resolved("-O1", "-cc.compile_sizes=4")))
     assert unbuilt(resolved("-O0", "-cc.custom_ops=all")) is None
 
 

@@ -1,0 +1,121 @@
+"""Which runner the settings ask for, and what stands in for it where that cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ozone.config.custom_ops import all_enabled
+from ozone.config.model import ModelConfig
+from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode, OzoneConfig
+from ozone.graphs.eager_runner import EagerRunner
+
+if TYPE_CHECKING:
+    from ozone.compilation.compiler import Phase
+    from ozone.models.causal_lm import CausalLM
+
+logger = logging.getLogger("ozone")
+
+# Shows a bar of pieces while it is entered; yields a callback (done, total).
+Progress = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def make_runner(
+    model: CausalLM,
+    model_config: ModelConfig,
+    config: OzoneConfig,
+    *,
+    native: bool,
+    phase: Phase,
+    progress: Progress,
+) -> EagerRunner:
+    """The runner of a loaded model, compiled or captured as the settings say.
+
+    Args:
+        native: whether the native library is built.
+        phase, progress: what times the phases of this, and what shows how far it is.
+
+    Raises: `ConfigError` for settings that cannot work here.
+    """
+    compilation = config.compilation
+    settings: dict[str, Any] = {
+        "dtype": config.model.dtype,
+        "cache": config.cache,
+        "scheduler": config.scheduler,
+        "max_model_len": config.model.max_model_len,
+        "num_threads": config.parallel.num_threads,
+    }
+
+    def eager() -> EagerRunner:
+        with phase("kv cache"):
+            return EagerRunner(model, model_config, **settings)
+
+    def generated(how: CompilationConfig) -> EagerRunner:
+        from ozone.graphs.generated_runner import GeneratedRunner
+
+        with phase("compilation"), progress() as report:
+            return GeneratedRunner(model, model_config, compilation=how, progress=report, **settings)
+
+    asked = config.settings["compilation_config.mode"].origin == "user"
+    if compilation.mode is CompilationMode.NONE or not (native or asked):
+        if compilation.cudagraph_mode is CUDAGraphMode.NONE or not native:
+            return eager()
+        return _captured(model, model_config, compilation, settings, phase) or eager()
+    if not (native and _only_nodes(compilation)):
+        return generated(compilation)
+    label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
+    compiled = _compiled(model, model_config, compilation, settings, phase, label)
+    # Runs as it was traced, which needs no C++ compiler.
+    return compiled or generated(dataclasses.replace(compilation, backend="eager"))
+
+
+def _only_nodes(compilation: CompilationConfig) -> bool:
+    """Whether the trace of a model has nothing in it but ops that are one node each, so that it can become
+    programs.
+    """
+    traced = compilation.mode in (CompilationMode.DYNAMO_TRACE_ONCE, CompilationMode.VLLM_COMPILE)
+    return traced and all_enabled(compilation.custom_ops, compiled=True)
+
+
+def _captured(
+    model: CausalLM,
+    model_config: ModelConfig,
+    compilation: CompilationConfig,
+    settings: Mapping[str, Any],
+    phase: Phase,
+) -> EagerRunner | None:
+    from ozone.compilation.lowering import ForeignOpError
+    from ozone.graphs.captured_runner import CapturedRunner
+
+    try:
+        with phase("capture"):
+            return CapturedRunner(model, model_config, compilation=compilation, **settings)
+    except ForeignOpError as error:
+        logger.warning("cudagraph_mode is lowered to NONE: in this model, %s", error)
+        return None
+
+
+def _compiled(
+    model: CausalLM,
+    model_config: ModelConfig,
+    compilation: CompilationConfig,
+    settings: Mapping[str, Any],
+    phase: Phase,
+    label: Mapping[str, Any],
+) -> EagerRunner | None:
+    from ozone.compilation.artifacts import ProgramCache
+    from ozone.compilation.lowering import ForeignOpError
+    from ozone.graphs.compiled_runner import CompiledRunner
+
+    kept = None if ProgramCache.disabled() else ProgramCache(Path(compilation.cache_dir), label)
+    try:
+        return CompiledRunner(
+            model, model_config, compilation=compilation, kept=kept, phase=phase, **settings
+        )
+    except ForeignOpError as error:
+        logger.warning("the model runs op by op, and cudagraph_mode is lowered to NONE: in it, %s", error)
+        return None
