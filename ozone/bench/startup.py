@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="ozone bench startup",
         description="Start a process again and again, level after level in turn, and measure from process\n"
-        "start to the first token. Files come from the page cache, as after a first start.",
+        "start to the first token. Files come from the page cache, as after a first start, and compiled\n"
+        "programs from the cache directory, unless --cold.",
     )
     group = parser.add_argument_group("measurement")
     own = [
@@ -66,6 +68,9 @@ def main(argv: list[str]) -> int:
         group.add_argument(
             "--runs-warmup", type=whole, default=1, metavar="N", help="starts before those (default: 1)"
         ),
+        group.add_argument(
+            "--cold", action="store_true", help="every start has an empty cache directory, and compiles"
+        ),
         add_report_arguments(parser),
     ]
     add_engine_arguments(parser, model="both")
@@ -74,14 +79,23 @@ def main(argv: list[str]) -> int:
         raise ConfigError("ozone bench startup takes its levels from --levels 0,1,2,3; leave out -O")
     reporter = Reporter(namespace.json)
     levels: tuple[int, ...] = namespace.levels
-    starts, floor = _measure(levels, namespace.runs, namespace.runs_warmup, engine_words(argv, own), reporter)
-    parameters = {"levels": levels, "runs": namespace.runs, "runs_warmup": namespace.runs_warmup}
+    words = engine_words(argv, own)
+    starts, floor = _measure(
+        levels, namespace.runs, namespace.runs_warmup, words, reporter, cold=namespace.cold
+    )
+    parameters = {
+        "levels": levels,
+        "runs": namespace.runs,
+        "runs_warmup": namespace.runs_warmup,
+        "cold": namespace.cold,
+    }
     report = {
         **header("startup", parameters),
         "results": {f"O{level}": _as_json(starts[level], starts[levels[0]]) for level in levels},
         "machine": {"import_torch_seconds": floor.as_json()},
     }
-    title = f"start-up, {namespace.runs} starts a level, medians"
+    kind = "cold starts" if namespace.cold else "starts"
+    title = f"start-up, {namespace.runs} {kind} a level, medians"
     reporter.finish(title, _rows(levels, starts, floor), report)
     return 0
 
@@ -94,7 +108,13 @@ def _levels(text: str) -> tuple[int, ...]:
 
 
 def _measure(
-    levels: tuple[int, ...], runs: int, warmup: int, words: Sequence[str], reporter: Reporter
+    levels: tuple[int, ...],
+    runs: int,
+    warmup: int,
+    words: Sequence[str],
+    reporter: Reporter,
+    *,
+    cold: bool,
 ) -> tuple[dict[int, list[Start]], Summary]:
     starts: dict[int, list[Start]] = {level: [] for level in levels}
     floors: list[float] = []
@@ -103,8 +123,7 @@ def _measure(
             # In turn, so that a slow minute of the machine is every level's.
             round_of_starts = {}
             for level in levels:
-                text = _python("-m", "ozone.bench.startup_child", *words, f"-O{level}")
-                round_of_starts[level] = Start.parse(text)
+                round_of_starts[level] = _start([*words, f"-O{level}"], cold=cold)
                 step()
             floor = float(_python("-c", _IMPORT_TORCH))
             step()
@@ -113,6 +132,14 @@ def _measure(
                 for level, start in round_of_starts.items():
                     starts[level].append(start)
     return starts, Summary.of(floors)
+
+
+def _start(words: Sequence[str], *, cold: bool) -> Start:
+    child = ("-m", "ozone.bench.startup_child", *words)
+    if not cold:
+        return Start.parse(_python(*child))
+    with tempfile.TemporaryDirectory(prefix="ozone-cold-") as empty:
+        return Start.parse(_python(*child, f"-cc.cache_dir={empty}"))
 
 
 def _python(*words: str) -> str:

@@ -23,6 +23,8 @@ SUBCOMMANDS: dict[str, Subcommand] = {
     "chat": Subcommand("ozone.cli.chat", "chat with a model in this terminal"),
     "config": Subcommand("ozone.cli.config_cmd", "show every setting, who set it and why"),
     "quantize": Subcommand("ozone.cli.quantize", "write a checkpoint in FP8, INT8 or 4 bits"),
+    "compile": Subcommand("ozone.cli.compile", "compile a model now, so that later starts are warm"),
+    "cache": Subcommand("ozone.cli.cache", "list or clear what is kept between starts"),
     "bench": Subcommand("ozone.cli.bench", "measure latency, throughput, serving, start-up, the machine"),
 }
 

@@ -80,8 +80,8 @@ class ArtifactStore:
         """Where the artifact of `key` lies or would lie."""
         return self.path / (key + _SUFFIX)
 
-    def read(self, key: str) -> bytes | None:
-        """The bytes of an artifact, which counts as used now; None where there is none.
+    def read(self, key: str, *, use: bool = True) -> bytes | None:
+        """The bytes of an artifact, None where there is none. With `use` it counts as used now.
 
         Raises: `OSError` where it cannot be read.
         """
@@ -93,10 +93,9 @@ class ArtifactStore:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_FILE_BYTES:
                 raise OSError("not a file that Ozone wrote")
-            with contextlib.suppress(
-                OSError
-            ):  # in a directory that may only be read, nothing is removed either
-                os.utime(file)
+            if use:
+                with contextlib.suppress(OSError):  # where it may only be read, nothing is removed either
+                    os.utime(file)
             return opened.read()
 
     def write(self, key: str, content: bytes) -> None:

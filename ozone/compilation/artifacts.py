@@ -83,6 +83,7 @@ class ProgramCache:
             # Whoever had the lock may have made it meanwhile.
             if (found := attempt.load(warn=True)) is not None:
                 return found
+            logger.info("compiling; later starts with these settings load what is made now")
             ranges = compile_step(step, inputs, config, capacity, phase)
             with phase("save programs"):
                 return attempt.save(self.label, ranges)

@@ -269,7 +269,8 @@ def default_capture_sizes(largest: int) -> tuple[int, ...]:
     return tuple(sorted(sizes | {largest}))
 
 
-def _cache_dir() -> tuple[str, str]:
+def default_cache_dir() -> tuple[str, str]:
+    """Where what is kept between starts lies unless a setting says otherwise, and why there."""
     if os.environ.get("OZONE_CACHE_DIR"):
         return os.environ["OZONE_CACHE_DIR"], "OZONE_CACHE_DIR"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -277,7 +278,7 @@ def _cache_dir() -> tuple[str, str]:
 
 
 def _resolve_rest(r: Resolution) -> None:
-    cache_dir, why = _cache_dir()
+    cache_dir, why = default_cache_dir()
     rest: dict[str, tuple[Any, str]] = {
         "backend": ("inductor", "compiles what no program covers"),
         "compile_sizes": ((), "no single token counts"),

@@ -28,6 +28,7 @@ from ozone.native import platform_facts
 from ozone.weights.model_files import ModelFiles, open_model
 
 if TYPE_CHECKING:
+    from ozone.compilation.artifacts import Programs
     from ozone.engine.chat_template import ChatTemplate
     from ozone.engine.runner import Runner
     from ozone.engine.tokenizer import Tokenizer
@@ -88,6 +89,7 @@ class LoadedModel:
     default_sampling: dict[str, Any]
     startup: StartupTimer
     memory: MemoryUse
+    programs: Programs | None  # None where the model was not compiled to programs
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """Sampling parameters with the generation config's defaults, then `changes`."""
@@ -216,7 +218,8 @@ def load(
     )
     engine.start()
     timer.ready()
-    return LoadedModel(config, engine, tokenizer, chat_template, default_sampling, timer, memory)
+    programs = getattr(runner, "programs", None)
+    return LoadedModel(config, engine, tokenizer, chat_template, default_sampling, timer, memory, programs)
 
 
 def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:

@@ -9,6 +9,7 @@ import pytest
 
 from ozone.bench.startup import Start, main
 from ozone.errors import ConfigError, OzoneError
+from ozone.native import library
 
 _FLAGS = ["--num-threads", "1", "--kv-cache-memory-bytes", "1000000"]
 
@@ -43,6 +44,19 @@ def test_levels_are_started_in_turn_and_compared(
         assert start["peak_resident_bytes"] > 1e7
     assert report["results"]["O0"]["ratio_to_first_level"] == 1.0
     assert "times -O0" in streams.err
+
+
+@pytest.mark.skipif(library() is None, reason="programs need the native library")
+def test_cold_starts_compile_and_others_load(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = ["--levels", "1", "--runs", "1", "--json", *_FLAGS]
+    phases = []
+    for words in (["--cold", "--runs-warmup", "0"], ["--runs-warmup", "1"]):
+        assert main([str(tiny_model), *counts, *words]) == 0
+        report = json.loads(capsys.readouterr().out)
+        phases.append(report["results"]["O1"]["phase_seconds"])
+    assert {"trace", "rewrite", "lower"} <= set(phases[0])
+    assert "trace" not in phases[1]
+    assert phases[1]["load programs"] > 0
 
 
 def test_a_mistake_in_the_child_is_one_line(tmp_path: Path) -> None:

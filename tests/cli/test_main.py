@@ -50,7 +50,16 @@ def test_help_teaches_levels_and_subcommands(
 
 
 def test_the_subcommands() -> None:
-    assert set(SUBCOMMANDS) == {"serve", "generate", "chat", "config", "quantize", "bench"}
+    assert set(SUBCOMMANDS) == {
+        "serve",
+        "generate",
+        "chat",
+        "config",
+        "quantize",
+        "compile",
+        "cache",
+        "bench",
+    }
 
 
 def test_help_and_version_import_nothing_slow() -> None:
@@ -88,12 +97,12 @@ def test_version_without_a_native_library(
         (
             ["xyzzy"],
             "ozone: error: there is no command xyzzy; "
-            "there are serve, generate, chat, config, quantize, bench\n",
+            "there are serve, generate, chat, config, quantize, compile, cache, bench\n",
         ),
         (
             ["-O1"],
             "ozone: error: a command comes first, not -O1: "
-            "ozone {serve,generate,chat,config,quantize,bench} [MODEL] [flags]\n",
+            "ozone {serve,generate,chat,config,quantize,compile,cache,bench} [MODEL] [flags]\n",
         ),
     ],
 )

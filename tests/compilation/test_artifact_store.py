@@ -114,6 +114,7 @@ def test_the_longest_unused_go_first(tmp_path: Path) -> None:
         for age, key in enumerate(KEYS[:2]):
             store.write(key, b"0123456789")
             os.utime(store.file(key), (age, age))
+        assert store.read(KEYS[1], use=False) is not None
         assert store.read(KEYS[0]) is not None  # now it is the last used
         store.write(KEYS[2], b"0123456789")
         assert {entry.key for entry in store.entries()} == {KEYS[0], KEYS[2]}

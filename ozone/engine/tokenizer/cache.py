@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,23 @@ def write(cache_dir: Path, key: str, content: bytes) -> None:
         _replace(folder / _CHECKSUM, hashlib.sha256(content).hexdigest().encode())
     except OSError as error:
         logger.warning("the rebuilt tokenizer is not cached: %s", error)
+
+
+def keys(cache_dir: Path) -> Iterator[str]:
+    """What is kept."""
+    if cache_dir.is_dir():
+        yield from sorted(folder.name for folder in cache_dir.iterdir() if (folder / _NAME).is_file())
+
+
+def measure(cache_dir: Path, key: str) -> tuple[int, float]:
+    """Bytes of what is kept under `key`, and when it was written, in seconds of `time.time`."""
+    status = (cache_dir / key / _NAME).stat()
+    return status.st_size + (cache_dir / key / _CHECKSUM).stat().st_size, status.st_mtime
+
+
+def remove(cache_dir: Path, key: str) -> None:
+    """Remove what is kept under `key`."""
+    shutil.rmtree(cache_dir / key)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -1,0 +1,193 @@
+"""`ozone cache`: what is kept between starts, listed and cleared. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ozone.compilation.artifact_file import DamagedArtifactError, unpack
+from ozone.compilation.artifact_store import ArtifactStore, Entry, UnusableStoreError
+from ozone.config.command_line import ArgumentParser
+from ozone.config.compilation_settings import default_cache_dir
+from ozone.engine.tokenizer import cache as tokenizers
+from ozone.errors import ConfigError
+
+_DESCRIPTION = """\
+What Ozone keeps between starts: compiled programs, and tokenizers rebuilt from GGUF files.
+All of it can be removed at any time; a later start makes again what it needs.
+
+  ozone cache ls             what is kept: for which model and level, how large, when it was used last
+  ozone cache clear          remove all of it
+  ozone cache clear KEY ...  remove these; the first digits of a key are enough
+  ozone cache path           the directory: -cc.cache_dir, else OZONE_CACHE_DIR, else ~/.cache/ozone"""
+_KEY_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something that is kept. `made` and `used` in seconds of `time.time`; `holds` says what it is."""
+
+    kind: str
+    key: str
+    file: str
+    size_bytes: int
+    used: float
+    made: float | None = None
+    model: str | None = None
+    level: int | None = None
+    dtype: str | None = None
+    isa: str | None = None
+    holds: str = ""
+
+
+def main(argv: list[str]) -> int:
+    """Run `ozone cache`."""
+    parser = ArgumentParser(
+        prog="ozone cache", usage="ozone cache ls|clear|path [flags]", description=_DESCRIPTION
+    )
+    parser.add_argument("action", choices=("ls", "clear", "path"), help="see above")
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="of clear: remove only these")
+    parser.add_argument("-cc.cache_dir", dest="cache_dir", type=Path, metavar="DIR", help="the directory")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    namespace = parser.parse_args(argv)
+    directory = namespace.cache_dir or Path(default_cache_dir()[0])
+    if namespace.keys and namespace.action != "clear":
+        raise ConfigError(f"ozone cache {namespace.action} takes no KEY; ozone cache clear does")
+    if namespace.action == "path":
+        print(json.dumps({"path": str(directory)}) if namespace.json else directory)
+        return 0
+    rows = kept(directory)
+    if namespace.action == "ls":
+        print(json.dumps(_as_json(directory, rows), indent=2) if namespace.json else _table(directory, rows))
+        return 0
+    removed = _chosen(rows, namespace.keys)
+    _remove(directory, removed)
+    print(json.dumps(_as_json(directory, removed), indent=2) if namespace.json else _removed(removed))
+    return 0
+
+
+def kept(directory: Path) -> list[Row]:
+    """All that is kept under a cache directory, the last used first.
+
+    Raises: `ConfigError` where its programs cannot be trusted or read.
+    """
+    rows = [_tokenizer(directory / "tokenizers", key) for key in tokenizers.keys(directory / "tokenizers")]
+    if (directory / "programs").exists():
+        with _store(directory) as store:
+            rows += [_program(store, entry) for entry in store.entries()]
+    return sorted(rows, key=lambda row: -row.used)
+
+
+def _store(directory: Path) -> ArtifactStore:
+    try:
+        return ArtifactStore(directory, create=False)
+    except UnusableStoreError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _tokenizer(directory: Path, key: str) -> Row:
+    size, made = tokenizers.measure(directory, key)
+    return Row(
+        "tokenizer", key, str(directory / key), size, made, made, holds="tokenizer rebuilt from a GGUF file"
+    )
+
+
+def _program(store: ArtifactStore, entry: Entry) -> Row:
+    place = ("programs", entry.key, str(store.file(entry.key)), entry.size, entry.used)
+    try:
+        header, _ = unpack(store.read(entry.key, use=False) or b"")
+        label, parts, ranges = header["label"], header["key_parts"], header["ranges"]
+        holds = "; ".join(
+            f"{made['first']}-{made['last']} tokens: {len(made['launches'])} pieces, "
+            f"{sum(made['launches'])} launches"
+            for made in ranges
+        )
+        return Row(
+            *place,
+            label["made"],
+            label.get("model"),
+            label.get("level"),
+            label.get("dtype"),
+            parts["isa"],
+            holds,
+        )
+    except DamagedArtifactError as error:
+        return Row(*place, holds=f"damaged: {error}")
+    except OSError as error:
+        return Row(*place, holds=f"unreadable: {error.strerror or error}")
+
+
+def _chosen(rows: Sequence[Row], keys: Iterable[str]) -> list[Row]:
+    keys = list(keys)
+    if not keys:
+        return list(rows)
+    chosen = []
+    for key in keys:
+        found = [row for row in rows if row.key.startswith(key)]
+        if len(found) != 1:
+            what = "nothing that is kept begins" if not found else f"{len(found)} keys begin"
+            raise ConfigError(f"{what} with {key}; see ozone cache ls")
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def _remove(directory: Path, rows: Iterable[Row]) -> None:
+    try:
+        for row in rows:
+            if row.kind == "tokenizer":
+                tokenizers.remove(directory / "tokenizers", row.key)
+            else:
+                with _store(directory) as store:
+                    store.remove(row.key)
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror or error}") from None
+
+
+def _as_json(directory: Path, rows: Iterable[Row]) -> dict[str, Any]:
+    return {"path": str(directory), "kept": [vars(row) for row in rows]}
+
+
+def _removed(rows: Sequence[Row]) -> str:
+    return f"removed {len(rows)} ({_size(sum(row.size_bytes for row in rows))})"
+
+
+def _table(directory: Path, rows: Sequence[Row]) -> str:
+    if not rows:
+        return f"nothing is kept in {directory}"
+    now = time.time()
+    lines = [("key", "model", "level", "type", "size", "used", "holds")]
+    lines += [
+        (
+            row.key[:_KEY_DIGITS],
+            row.model or "-",
+            "-" if row.level is None else f"-O{row.level}",
+            "-" if row.dtype is None else f"{row.dtype}, {row.isa}",
+            _size(row.size_bytes),
+            age(now - row.used),
+            row.holds,
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
+    table = [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)), line[-1]])
+        for line in lines
+    ]
+    total = f"{len(rows)} in {directory}, {_size(sum(row.size_bytes for row in rows))}"
+    return "\n".join([*table, total])
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def age(seconds: float) -> str:
+    """So long ago, in its largest unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"

@@ -1,0 +1,97 @@
+"""`ozone compile`: compiles a model and exits, so that later starts with the same flags are warm."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
+from ozone.entrypoints.console import start_logging
+from ozone.entrypoints.startup import StartupTimer, process_start_time
+from ozone.errors import ConfigError, OzoneError
+
+if TYPE_CHECKING:
+    from ozone.entrypoints.assemble import LoadedModel
+
+_DESCRIPTION = """\
+Compile a model, keep the programs in the cache directory, and exit: a later start with the same model
+and flags loads them. Give the flags of that start, all that it has.
+
+For a container image, run it while the image is built, as the user and on the kind of CPU that will serve:
+
+  RUN OZONE_CACHE_DIR=/var/cache/ozone ozone compile MODEL -O2 --max-model-len 8192
+
+Programs are for one instruction set. ozone cache ls shows what is kept."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `ozone compile`; returns the exit code."""
+    timer = StartupTimer(process_start_time())
+    parser = ArgumentParser(
+        prog="ozone compile", usage="ozone compile [MODEL] [flags]", description=_DESCRIPTION
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show every phase of the start")
+    add_engine_arguments(parser, model="both")
+    namespace = parser.parse_args(argv)
+    args = engine_args(namespace)
+    start_logging()
+
+    from ozone.entrypoints.assemble import load
+
+    loaded = load(args, timer=timer)
+    try:
+        report = _report(loaded)
+    finally:
+        loaded.engine.shutdown()
+    if namespace.verbose:
+        print(timer.table(), file=sys.stderr, flush=True)
+    print(json.dumps(report) if namespace.json else _text(report))
+    return 0
+
+
+def _report(loaded: LoadedModel) -> dict[str, Any]:
+    """What was made. `OzoneError` where nothing is kept."""
+    from ozone.compilation.artifacts import ProgramCache
+
+    compilation, programs = loaded.config.compilation, loaded.programs
+    if programs is None:
+        raise ConfigError(
+            f"these settings (-O{loaded.config.optimization_level}, mode {compilation.mode.name}, custom_ops "
+            f"{list(compilation.custom_ops)}) make no programs to keep; what -O1 and above set does"
+        )
+    if ProgramCache.disabled():
+        raise ConfigError("nothing is kept while OZONE_DISABLE_COMPILE_CACHE is set: unset it")
+    if programs.kept is None:
+        raise OzoneError("the model compiles, but nothing was kept, for the reason above")
+    phases = {phase["name"]: phase["seconds"] for phase in loaded.startup.report()["phases"]}
+    return {
+        "model": loaded.config.model.model,
+        "key": programs.kept.stem,
+        "file": str(programs.kept),
+        "size_bytes": programs.kept.stat().st_size,
+        "compiled": not programs.loaded,
+        "ranges": [
+            {
+                "first": made.first,
+                "last": made.last,
+                "pieces": len(made.lowered.pieces),
+                "launches": sum(len(piece.program) for piece in made.lowered.pieces),
+            }
+            for made in programs.ranges
+        ],
+        "phase_seconds": {
+            name: phases[name] for name in ("trace", "rewrite", "lower", "load programs") if name in phases
+        },
+    }
+
+
+def _text(report: dict[str, Any]) -> str:
+    ranges = "; ".join(
+        f"{made['first']}-{made['last']} tokens: {made['pieces']} pieces, {made['launches']} launches"
+        for made in report["ranges"]
+    )
+    phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["phase_seconds"].items())
+    how = f"compiled ({phases})" if report["compiled"] else "was compiled before"
+    return f"{report['model']}: {how}\n{ranges}\n{report['size_bytes'] / 1e3:.0f} kB in {report['file']}"
