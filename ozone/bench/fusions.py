@@ -20,7 +20,7 @@ from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig, PassConfig
 from ozone.engine.input_buffers import InputBuffers
 from ozone.engine.runner import ScheduledRequest
-from ozone.entrypoints.assemble import limit_torch_spinning, runs_programs
+from ozone.entrypoints.assemble import limit_torch_spinning
 from ozone.entrypoints.console import start_logging
 from ozone.errors import ConfigError
 from ozone.native import platform_facts
@@ -182,10 +182,14 @@ def _counts(text: str) -> list[int]:
 
 
 def _resolved(args: EngineArgs) -> tuple[ModelFiles, OzoneConfig]:
+    from ozone.graphs.choose import runs_programs
+
     files = open_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
-    config = resolve(args, files.config, platform_facts())
+    platform = platform_facts()
+    config = resolve(args, files.config, platform)
     compilation = config.compilation
-    if compilation.mode is not CompilationMode.VLLM_COMPILE or not runs_programs(compilation):
+    programs = runs_programs(compilation, native=platform.native)
+    if compilation.mode is not CompilationMode.VLLM_COMPILE or not programs:
         raise ConfigError(
             "ozone bench fusions compares programs: it needs the native library, -O1 or above, and "
             "-cc.custom_ops=all"

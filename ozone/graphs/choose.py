@@ -65,7 +65,7 @@ def make_runner(
         if compilation.cudagraph_mode is CUDAGraphMode.NONE or not native:
             return eager()
         return _captured(model, model_config, compilation, settings, phase) or eager()
-    if not (native and _only_nodes(compilation)):
+    if not runs_programs(compilation, native=native):
         return generated(compilation)
     label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
     compiled = _compiled(model, model_config, compilation, settings, phase, label)
@@ -73,12 +73,10 @@ def make_runner(
     return compiled or generated(dataclasses.replace(compilation, backend="eager"))
 
 
-def _only_nodes(compilation: CompilationConfig) -> bool:
-    """Whether the trace of a model has nothing in it but ops that are one node each, so that it can become
-    programs.
-    """
+def runs_programs(compilation: CompilationConfig, *, native: bool) -> bool:
+    """Whether a model becomes programs of native kernels: each of its ops has to be one node of its trace."""
     traced = compilation.mode in (CompilationMode.DYNAMO_TRACE_ONCE, CompilationMode.VLLM_COMPILE)
-    return traced and all_enabled(compilation.custom_ops, compiled=True)
+    return native and traced and all_enabled(compilation.custom_ops, compiled=True)
 
 
 def _captured(
