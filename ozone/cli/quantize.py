@@ -23,7 +23,8 @@ layer: as much memory as one layer takes, and its inputs on the calibration text
 schemes (weights, inputs):
   fp8-dynamic    FP8, one scale a row; FP8, one scale a token
   fp8-static     FP8, one scale a matrix; FP8, one scale, found by calibration
-  fp8-block      FP8, one scale for 128 x 128; FP8, one scale for 128 columns of a token
+  fp8-block      FP8, one scale for 128 x 128; FP8, one scale for 128 columns of a token.
+                 Rounded, as those of fp8-static, to serve the calibration text
   int8           INT8, one scale a row; INT8, one scale a token
   int8-static    INT8, one scale a row; INT8, one scale, found by calibration
   int4-g32, int4-g64, int4-g128, int4-channel

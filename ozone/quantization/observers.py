@@ -1,4 +1,4 @@
-"""What is kept of a linear's inputs while a text is read, for static scales and for 4-bit roundings."""
+"""What is kept of a linear's inputs while a text is read, for static scales and for error feedback."""
 
 from __future__ import annotations
 
@@ -25,21 +25,6 @@ class Observer(ABC):
     @abstractmethod
     def see(self, x: Tensor) -> None:
         """(tokens, columns), of any floating type."""
-
-
-class LargestInput(Observer):
-    """The scale that lets the largest magnitude fit into e4m3."""
-
-    def __init__(self, columns: int) -> None:
-        super().__init__(columns)
-        self._largest = 0.0
-
-    def see(self, x: Tensor) -> None:
-        self._largest = max(self._largest, float(x.abs().max()))
-
-    def scale(self) -> float:
-        """1 for an input that was always zero."""
-        return self._largest / _E4M3_MAX or 1.0
 
 
 class InputValues(Observer):
@@ -85,3 +70,19 @@ class InputProducts(Observer):
     def see(self, x: Tensor) -> None:
         wide = x.to(torch.float32)
         self.products.addmm_(wide.t(), wide)
+
+
+class LargestAndProducts(InputProducts):
+    """Also the scale that lets the largest magnitude fit into e4m3."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(columns)
+        self._largest = 0.0
+
+    def see(self, x: Tensor) -> None:
+        super().see(x)
+        self._largest = max(self._largest, float(x.abs().max()))
+
+    def scale(self) -> float:
+        """1 for an input that was always zero."""
+        return self._largest / _E4M3_MAX or 1.0

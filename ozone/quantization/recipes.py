@@ -5,18 +5,17 @@ Scales are kept in the model's type, as other tools keep them, and weights are r
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ozone.errors import ConfigError
-from ozone.quantization.error_feedback import Grid, round_with_feedback
-from ozone.quantization.observers import InputProducts, InputValues, LargestInput, Observer
+from ozone.quantization.error_feedback import round_with_feedback
+from ozone.quantization.observers import InputProducts, InputValues, LargestAndProducts, Observer
 
 E4M3_MAX = 448.0
 INT8_MAX = 127.0
@@ -55,10 +54,10 @@ class Recipe:
     @property
     def observer(self) -> type[Observer] | None:
         """What has to be known of a linear's inputs, from a text."""
-        if self.kind == "int4":
+        if self.kind == "int4" or self.strategy == "block":
             return InputProducts
         if self.inputs == "static":
-            return LargestInput if self.kind == "fp8" else InputValues
+            return LargestAndProducts if self.kind == "fp8" else InputValues
         return None
 
     @property
@@ -106,15 +105,20 @@ class Recipe:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """A float32 matrix as it is stored, and what that means. `observer`: as `self.observer` asks."""
         dtype = TORCH_TYPES[scale_type]
-        if isinstance(observer, InputProducts):
+        if self.kind == "int4":
+            assert isinstance(observer, InputProducts)
             return self._encode_int4(weight, dtype, observer)
         scale, spread = self._scales(weight, dtype)
-        if self.kind == "fp8":
-            numbers = (weight / spread).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-        else:
+        if self.kind == "int8":
             numbers = (weight / spread).round_().clamp_(-128, 127).to(torch.int8)
+        elif isinstance(observer, InputProducts):
+            scales, zeros = spread.expand_as(weight), torch.zeros(1, 1).expand_as(weight)
+            rounded = round_with_feedback(weight, observer.products, scales, zeros, _nearest_e4m3)
+            numbers = rounded.to(torch.float8_e4m3fn)
+        else:
+            numbers = (weight / spread).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
         tensors = {"weight": numbers, "weight_scale": scale}
-        if isinstance(observer, LargestInput | InputValues):
+        if isinstance(observer, LargestAndProducts | InputValues):
             tensors["input_scale"] = _rounded_up(torch.tensor([observer.scale()]), dtype)
         return tensors, numbers.to(torch.float32) * spread
 
@@ -138,18 +142,20 @@ class Recipe:
         self, weight: Tensor, dtype: torch.dtype, observer: InputProducts
     ) -> tuple[dict[str, Tensor], Tensor]:
         rows, columns = weight.shape
-        find = _symmetric_grid if self.symmetric else _grid_with_zeros
-        rounded = round_with_feedback(
-            weight, observer.products, self.group_size or columns, functools.partial(find, dtype=dtype)
-        )
+        group_size = self.group_size or columns
+        find_grid = _symmetric_grid if self.symmetric else _grid_with_zeros
+        squares = observer.products.diagonal().view(-1, group_size)
+        grid = find_grid(weight.view(rows, -1, group_size), squares, dtype)
+        scales, zeros = grid.spread(group_size)
+        integers = round_with_feedback(weight, observer.products, scales, zeros, _nearest_integers)
         tensors = {
-            "weight_packed": pack_nibbles(rounded.integers),
-            "weight_scale": rounded.grid.scales,
+            "weight_packed": pack_nibbles(integers),
+            "weight_scale": grid.scales,
             "weight_shape": torch.tensor([rows, columns]),
         }
         if not self.symmetric:
-            tensors["weight_zero_point"] = pack_nibbles(rounded.grid.zeros.t()).t().contiguous()
-        return tensors, rounded.meant
+            tensors["weight_zero_point"] = pack_nibbles(grid.zeros.t()).t().contiguous()
+        return tensors, (integers - zeros) * scales
 
     def config(self, ignore: list[str]) -> dict[str, Any]:
         """The ``quantization_config`` of a checkpoint of this scheme."""
@@ -217,6 +223,31 @@ def pack_nibbles(integers: Tensor) -> Tensor:
     low, high = padded[:, 0::2], padded[:, 1::2]
     # Flat in between: a single row may have any stride and yet count as contiguous.
     return (low | high << 4).reshape(-1).view(torch.int32).view(len(integers), -1)
+
+
+class Grid(NamedTuple):
+    """Where the weights of a group may lie: ``(integer - zero) * scale``, integers 0 to 15.
+
+    Attributes:
+        scales: (rows, groups), in the type in which they are kept.
+        zeros: (rows, groups) float32.
+    """
+
+    scales: Tensor
+    zeros: Tensor
+
+    def spread(self, group_size: int) -> tuple[Tensor, Tensor]:
+        """Scales and zeros of each weight, (rows, columns) float32."""
+        scales = self.scales.to(torch.float32).repeat_interleave(group_size, 1)
+        return scales, self.zeros.repeat_interleave(group_size, 1)
+
+
+def _nearest_e4m3(weights: Tensor, _zeros: Tensor) -> Tensor:
+    return weights.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).to(torch.float32)
+
+
+def _nearest_integers(weights: Tensor, zeros: Tensor) -> Tensor:
+    return (weights.round() + zeros).clamp_(0, 15)
 
 
 def _symmetric_grid(weights: Tensor, squares: Tensor, dtype: torch.dtype) -> Grid:

@@ -102,9 +102,15 @@ def test_transformers_loads_what_is_written_and_computes_the_same(
     reference = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     with torch.inference_mode():
         theirs = reference(token_ids).logits[0].numpy()
-    # The package takes a token's largest number to 127.5, vLLM and Ozone to 127: each input rounds anew.
-    tolerance = 0.1 if scheme == "int8" else 0.01
-    assert np.sqrt(np.square(ours - theirs).mean()) < tolerance * theirs.std()
+    errors = np.sqrt(np.square(ours - theirs).mean(1)) / theirs.std()
+    if scheme == "int8":
+        # The package takes a token's largest number to 127.5, vLLM and Ozone to 127: each input rounds anew.
+        assert errors.max() < 0.2
+    else:
+        # Float noise, until an input lies so near the middle of two numbers that it is rounded to the other
+        # one, which the tokens after it see too.
+        assert np.quantile(errors, 0.25) < 1e-4
+        assert errors.max() < 0.1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.decode(tokenizer.encode("the moon")) == "the moon"
 
@@ -155,23 +161,22 @@ def test_ozone_computes_what_the_dequantized_model_does(scheme: str, text: Path,
     assert np.sqrt(np.square(ours - theirs).mean()) < 0.01 * theirs.std()
 
 
-def test_error_feedback_serves_the_inputs_better_than_rounding(
-    source: Path, text: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("scheme", ["fp8-static", "fp8-block", "int4-g32", "int4-channel"])
+def test_error_feedback_serves_the_inputs_better_than_rounding(scheme: str) -> None:
     """What the columns that matter lose is made up for by others."""
-    from ozone.quantization.error_feedback import round_with_feedback
-    from ozone.quantization.recipes import _symmetric_grid
-
+    recipe = RECIPES[scheme]
     torch.manual_seed(0)
     inputs = torch.randn(500, 64) @ torch.randn(64, 64)
     weight = torch.randn(32, 64)
 
-    def error(products: torch.Tensor) -> float:
-        rounded = round_with_feedback(weight, products, 32, lambda w, s: _symmetric_grid(w, s, torch.float32))
-        assert torch.equal(rounded.integers, rounded.integers.round().clamp(0, 15))
-        return float((inputs @ (weight - rounded.meant).t()).square().mean())
+    def error(seen: torch.Tensor) -> float:
+        assert recipe.observer is not None
+        observer = recipe.observer(64)
+        observer.see(seen)
+        _, meant = recipe.encode(weight, "F32", observer)
+        return float((inputs @ (weight - meant).t()).square().mean())
 
-    assert error(inputs.t() @ inputs) < 0.7 * error(torch.eye(64))
+    assert error(inputs) < 0.7 * error(torch.eye(64))
 
 
 def test_what_is_not_quantized_stays_as_it_is(source: Path, text: Path, tmp_path: Path) -> None:
