@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 HIDDEN, MLP, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 32, 64, 2, 4, 2, 8
 
 
-def _save_tokenizer(folder: Path) -> int:
+def save_tokenizer(folder: Path) -> int:
+    """Write a byte-level tokenizer into a folder; returns the size of its vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -52,7 +53,7 @@ def _save_weights(folder: Path, vocab_size: int) -> None:
 
 def save_tiny_llama(folder: Path) -> None:
     """Write the model into an empty folder."""
-    vocab_size = _save_tokenizer(folder)
+    vocab_size = save_tokenizer(folder)
     _save_weights(folder, vocab_size)
     config = {
         "architectures": ["LlamaForCausalLM"],
