@@ -7,18 +7,16 @@ import dataclasses
 import json
 import shutil
 import sys
-import textwrap
-from collections.abc import Sequence
 
 from ozone.config.args import EngineArgs
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
-from ozone.config.keys import KEYS
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
 from ozone.config.ranges import compile_ranges
+from ozone.config.report import settings_json, settings_rows, table
 from ozone.config.resolve import resolve_settings, unbuilt, unstartable
 from ozone.config.schema import OzoneConfig
-from ozone.config.values import plain, show
+from ozone.config.values import show
 from ozone.errors import ModelFileError
 from ozone.native import platform_facts
 from ozone.server.settings import add_server_arguments, server_settings
@@ -47,7 +45,7 @@ def main(argv: list[str]) -> int:
     facts = platform_facts()
     config = resolve_settings(args, _read_model(args), facts)
     if namespace.json:
-        print(json.dumps(as_json(config), indent=2))
+        print(json.dumps(settings_json(config), indent=2))
     else:
         print(as_text(config, facts, verbose=namespace.verbose, width=_width()))
     return 0
@@ -78,21 +76,9 @@ def _read_model(args: EngineArgs) -> ModelConfig | None:
         return None
 
 
-def as_json(config: OzoneConfig) -> dict[str, dict[str, object]]:
-    """The settings as JSON has them, by full key."""
-    return {
-        key: {"value": plain(setting.value), "origin": setting.origin, "reason": setting.reason}
-        for key, setting in config.settings.items()
-    }
-
-
 def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: int) -> str:
     """The settings as a table that fits `width` columns, then the notices."""
-    rows = [("setting", "value", "set by", "why")]
-    rows += [
-        (KEYS[key].flag, show(setting.value), _short(setting.origin), setting.reason)
-        for key, setting in config.settings.items()
-    ]
+    rows = settings_rows(config)
     if verbose:
         rows += [("", "", "", "")]
         rows += [
@@ -102,18 +88,12 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
         endpoints = config.compilation.compile_ranges_endpoints
         ranges = compile_ranges(endpoints, config.scheduler.max_num_batched_tokens)
         rows += [("compile ranges", show(ranges), "resolution", "token counts that share a compiled graph")]
-    lines = _table(rows, width)
+    lines = table(rows, width)
     missing = (unbuilt(config), unstartable(config))
     notes = [*config.notices, *(note for note in missing if note is not None)]
     if notes:
         lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
-
-
-def _short(origin: str) -> str:
-    """`required by KEY` with the key as a command line spells it."""
-    before, required, key = origin.partition("required by ")
-    return before + required + (KEYS[key].flag if key in KEYS else key)
 
 
 def _width() -> int:
@@ -123,24 +103,3 @@ def _width() -> int:
 
 def _fact(value: object) -> str:
     return ", ".join(sorted(value)) or "none" if isinstance(value, frozenset) else show(value)
-
-
-def _table(rows: Sequence[tuple[str, str, str, str]], width: int) -> list[str]:
-    """Aligned columns; all but the first wrap where the terminal is narrow."""
-    longest = [max(len(row[column]) for row in rows) for column in range(4)]
-    if sum(longest) + 6 > width:
-        longest[1] = min(longest[1], 24)
-        longest[2] = min(longest[2], 20)
-        longest[3] = max(20, width - sum(longest[:3]) - 6)
-    lines = []
-    for row in rows:
-        cells = [_wrap(text, size) for text, size in zip(row, longest, strict=True)]
-        for index in range(max(map(len, cells))):
-            parts = (cell[index] if index < len(cell) else "" for cell in cells)
-            padded = (f"{part:<{size}}" for part, size in zip(parts, longest, strict=True))
-            lines.append("  ".join(padded).rstrip())
-    return lines
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(width, 1), break_on_hyphens=False) or [""]

@@ -15,6 +15,7 @@ import pytest
 from ozone.cli import config_cmd
 from ozone.config import args
 from ozone.config.keys import KEYS
+from ozone.config.report import table
 from ozone.errors import ConfigError, ModelFileError
 from ozone.native import library
 from ozone.weights import embedded
@@ -93,11 +94,11 @@ def test_the_table_has_a_line_for_every_setting(capsys: pytest.CaptureFixture[st
 
 def test_columns_are_aligned_and_wrap_to_a_narrow_terminal() -> None:
     rows = [("setting", "value", "set by", "why"), ("a", "[none,+rms_norm]", "user", "some words " * 20)]
-    lines = config_cmd._table(rows, 60)
+    lines = table(rows, 60)
     assert max(map(len, lines)) <= 60
     start = lines[0].index("why")
     assert all(not line[:start].strip() for line in lines[2:])
-    assert config_cmd._table(rows, 10_000)[1].endswith("some words")
+    assert table(rows, 10_000)[1].endswith("some words")
 
 
 def test_verbose_shows_the_machine(capsys: pytest.CaptureFixture[str], llama: str) -> None:
