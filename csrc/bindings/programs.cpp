@@ -86,6 +86,20 @@ nb::object number(Kind kind, uint64_t bits) {
     return nb::float_(real);
 }
 
+nb::list launches_of(const Program& self) {
+    nb::list launches;
+    for (const StoredLaunch& stored : self.launches) {
+        const Kernel& kernel = kernel_of(stored);
+        nb::list fields;
+        for (size_t i = 0; i < stored.fields.size(); ++i) {
+            const StoredField& field = stored.fields[i];
+            fields.append(nb::make_tuple(field.where, number(kernel.fields[i].kind, field.value)));
+        }
+        launches.append(nb::make_tuple(nb::str(kernel.name.data()), nb::tuple(fields)));
+    }
+    return launches;
+}
+
 nb::bytes words_of(const Program& self) {
     const std::vector<uint64_t> words = self.words();
     return nb::bytes(words.data(), words.size() * 8);
@@ -146,6 +160,8 @@ void bind_programs(nb::module_& m) {
     nb::class_<Program>(m, "Program", "Launches in order, without an address.")
         .def_static("from_words", from_words, nb::arg("words"), "ValueError for what `words` never gave.")
         .def_prop_ro("words", words_of, "As bytes that can be kept.")
+        .def_prop_ro("launches", launches_of,
+                     "(kernel, (where, value) of each field) of each, see runtime/stored_launch.h.")
         .def(
             "bind",
             [](const Program& self, const Memory& memory) { return BoundProgram(self, spans_of(memory)); },

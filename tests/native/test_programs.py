@@ -67,6 +67,15 @@ def test_a_launch_comes_back_as_it_was(name: str, memory: list[Any]) -> None:
     assert nodes(kept, memory, HEADER) == [(name, fields)]
 
 
+def test_launches_can_be_read(memory: list[Any]) -> None:
+    out, x = (array.ctypes.data for array in memory[:2])
+    calls = [(KERNELS["rms_norm"], [out, x + 64, 0, HEADER[0] * 3, 1, 8, 8, -8, 0.5, 0])]
+    program = record(calls).store(HEADER, spans(memory))
+    # A pointer is a span, from 1 on, and bytes into it; a count is a place in the header and a factor.
+    fields = ((1, 0), (2, 64), (0, 0), (0, 3), (0, 1), (0, 8), (0, 8), (0, -8), (0, 0.5), (0, 0))
+    assert program.launches == [("rms_norm", fields)]
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_counts_are_those_of_the_batch_at_hand(name: str, memory: list[Any]) -> None:
     kernel = KERNELS[name]
