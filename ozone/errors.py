@@ -18,6 +18,10 @@ class ConfigError(OzoneError):
     """A flag, keyword argument or config key with a wrong name or value."""
 
 
+class CompileError(OzoneError):
+    """A model that cannot be compiled as the settings ask. Its cause may be a mistake of ours."""
+
+
 class ModelFileError(OzoneError):
     """A model that is missing, damaged, hostile or of a kind that Ozone does not run."""
 

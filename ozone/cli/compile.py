@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
 def _report(loaded: LoadedModel) -> dict[str, Any]:
     """What was made. `OzoneError` where nothing is kept."""
     from ozone.compilation.artifacts import ProgramCache
+    from ozone.compilation.debug_dump.directory import dump_path
 
     compilation, programs = loaded.config.compilation, loaded.programs
     if programs is None:
@@ -68,6 +69,7 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
     phases = {phase["name"]: phase["seconds"] for phase in loaded.startup.report()["phases"]}
     return {
         "model": loaded.config.model.model,
+        "debug_dump": None if (dump := dump_path(loaded.config)) is None else f"{dump}/index.html",
         "key": programs.kept.stem,
         "file": str(programs.kept),
         "size_bytes": programs.kept.stat().st_size,
@@ -94,4 +96,6 @@ def _text(report: dict[str, Any]) -> str:
     )
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["phase_seconds"].items())
     how = f"compiled ({phases})" if report["compiled"] else "was compiled before"
-    return f"{report['model']}: {how}\n{ranges}\n{report['size_bytes'] / 1e3:.0f} kB in {report['file']}"
+    kept = f"{report['size_bytes'] / 1e3:.0f} kB in {report['file']}"
+    dump = f"\ndebug dump: {report['debug_dump']}" if report["debug_dump"] is not None else ""
+    return f"{report['model']}: {how}\n{ranges}\n{kept}{dump}"

@@ -21,6 +21,7 @@ from ozone.compilation.artifact_key import UndescribableError, key_of, key_parts
 from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError
 from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unnamed
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
+from ozone.compilation.observer import Observer
 from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs
 from ozone.config.schema import CompilationConfig
 from ozone.native import library
@@ -66,10 +67,12 @@ class ProgramCache:
         config: CompilationConfig,
         capacity: Capacity,
         phase: Phase = unnamed,
+        observer: Observer | None = None,
     ) -> Programs:
         """As `compile_step`, or what it returned in an earlier start.
 
-        Of several starts at once, one compiles and the others wait for it. `phase` times what takes long.
+        Of several starts at once, one compiles and the others wait for it. `phase` times what takes long,
+        `observer` is told what is made.
         """
         with contextlib.ExitStack() as held:
             with phase("load programs"):
@@ -77,14 +80,14 @@ class ProgramCache:
                 if attempt is not None and (found := attempt.load()) is not None:
                     return found
             if attempt is None:
-                return Programs(compile_step(step, inputs, config, capacity, phase))
+                return Programs(compile_step(step, inputs, config, capacity, phase, observer))
             with phase("wait for compilation"):
                 attempt.lock(held)
             # Whoever had the lock may have made it meanwhile.
             if (found := attempt.load(warn=True)) is not None:
                 return found
             logger.info("compiling; later starts with these settings load what is made now")
-            ranges = compile_step(step, inputs, config, capacity, phase)
+            ranges = compile_step(step, inputs, config, capacity, phase, observer)
             with phase("save programs"):
                 return attempt.save(self.label, ranges)
 

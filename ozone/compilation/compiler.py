@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from ozone.compilation.failures import naming
 from ozone.compilation.lowering import Capacity, Lowered, lower
+from ozone.compilation.observer import Observer
 from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import Step, StepInputs
@@ -40,14 +42,18 @@ def compile_step(
     config: CompilationConfig,
     capacity: Capacity,
     phase: Phase = unnamed,
+    observer: Observer | None = None,
 ) -> Sequence[RangeProgram]:
-    """Programs for every number of tokens up to `capacity.tokens`.
+    """Programs for every number of tokens up to `capacity.tokens`. `observer` is told what is made meanwhile.
 
-    Raises: `ForeignOpError` where the model has ops that are not of the vocabulary.
+    Raises: `ForeignOpError` where the model has ops that are not of the vocabulary, `CompileError` where
+        anything else goes wrong.
     """
-    with phase("trace"):
+    observer = observer or Observer()
+    with phase("trace"), naming("the model cannot be traced", config.debug_dump_path):
         traced = trace(step, inputs)
-    return compile_traced(traced, step, inputs, config, capacity, phase)
+    observer.traced(traced)
+    return compile_traced(traced, step, inputs, config, capacity, phase, observer)
 
 
 def compile_traced(
@@ -57,17 +63,24 @@ def compile_traced(
     config: CompilationConfig,
     capacity: Capacity,
     phase: Phase = unnamed,
+    observer: Observer | None = None,
 ) -> Sequence[RangeProgram]:
     """`compile_step` of what is traced already. `traced` stays as it is."""
+    observer = observer or Observer()
     programs = []
     ranges = compile_ranges(config.compile_ranges_endpoints, capacity.tokens)
     for first, last in ranges or ((1, capacity.tokens),):
-        with phase("rewrite"):
+        which = f"for {first} to {last} tokens"
+        with phase("rewrite"), naming(f"the model cannot be rewritten {which}", config.debug_dump_path):
             rewritten = copy.copy(traced)
             rewritten.module = copy.deepcopy(traced.module)
-            reports = run_passes(rewritten.module.graph, config, first, last)
+            observer.begins(first, last, rewritten)
+            reports = run_passes(rewritten.module.graph, config, first, last, observer)
             pieces = split(rewritten.module.graph, config.splitting_ops)
-        with phase("lower"):
-            lowered = lower(rewritten, pieces, step, inputs, Capacity(last, capacity.requests))
+        observer.split(pieces)
+        most = Capacity(last, capacity.requests)
+        with phase("lower"), naming(f"the model cannot be lowered {which}", config.debug_dump_path):
+            lowered = lower(rewritten, pieces, step, inputs, most, observer)
+        observer.lowered(lowered)
         programs.append(RangeProgram(first, last, lowered, reports))
     return programs

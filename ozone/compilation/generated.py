@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ozone.compilation.pieces import Piece
+from ozone.compilation.observer import Observer
+from ozone.compilation.pieces import Piece, fingerprint
 from ozone.compilation.step import Step, StepInputs, sizes_of
 from ozone.compilation.trace import Traced
 from ozone.engine.input_buffers import BatchCounts
-from ozone.errors import ConfigError
+from ozone.errors import ConfigError, clipped
 
 logger = logging.getLogger("ozone")
 
@@ -83,8 +84,12 @@ class GeneratedStep:
         inputs: StepInputs,
         backend: Backend,
         progress: Callable[[int, int], None],
+        observer: Observer,
     ) -> None:
-        """Compiles; `progress` is called with (pieces done, pieces in all)."""
+        """Compiles; `progress` is called with (pieces done, pieces in all).
+
+        Raises: the backend's own exceptions, with a note that names the piece.
+        """
         constants = dict(step.constants())
         placeholders = traced.module.graph.find_nodes(op="placeholder")
         arguments = dict(zip(placeholders, traced.arguments, strict=True))
@@ -96,7 +101,7 @@ class GeneratedStep:
         self._variables = {node: value for node, value in arguments.items() if value.kind != "constant"}
         self._inputs = inputs
         (self._result,) = traced.module.graph.output_node().all_input_nodes
-        self._stages = list(_stages(traced.module, pieces, backend, self._constants, progress))
+        self._stages = list(_stages(traced.module, pieces, backend, self._constants, progress, observer))
         self._last_use = _last_uses(self._stages, self._result)
 
     def __call__(self, counts: BatchCounts) -> Tensor:
@@ -120,19 +125,21 @@ def _stages(
     backend: Backend,
     constants: Mapping[fx.Node, Tensor],
     progress: Callable[[int, int], None],
+    observer: Observer,
 ) -> Iterator[_Stage]:
     compiled: dict[str, Function] = {}
-    for done, piece in enumerate(pieces, start=1):
+    for place, piece in enumerate(pieces):
         graph, inputs, outputs = extract(module, piece)
         if piece.splits:
             inputs, function = tuple(piece.nodes[0].all_input_nodes), _as_it_is(piece)
         else:
-            key = fingerprint(graph)
+            key = fingerprint(graph.graph.nodes)
             if key not in compiled:
                 examples = [constants[node] if node in constants else _example(node) for node in inputs]
-                compiled[key] = _compiled(graph, examples, backend, len(compiled))
+                with observer.generates(place, backend.name):
+                    compiled[key] = _compiled(graph, examples, backend, place)
             function = compiled[key]
-        progress(done, len(pieces))
+        progress(place + 1, len(pieces))
         yield _Stage(function, inputs, outputs)
 
 
@@ -148,16 +155,15 @@ def _example(node: fx.Node) -> Tensor:
     return torch.zeros(_EXAMPLE_SIZE + 1, *value.shape[1:], dtype=value.dtype)[:_EXAMPLE_SIZE]
 
 
-def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor], backend: Backend, number: int) -> Function:
+def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor], backend: Backend, place: int) -> Function:
     began = time.perf_counter()
-    names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
     try:
         function = backend.compile(graph, examples)
     except Exception as error:
-        raise ConfigError(
-            f"{backend.name} cannot compile piece {number} ({', '.join(names)}): {error}"
-        ) from error
-    logger.debug("%s: piece %d in %.2f s", backend.name, number, time.perf_counter() - began)
+        names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+        error.add_note(f"piece {place} of {clipped(', '.join(names))}")
+        raise
+    logger.debug("%s: piece %d in %.2f s", backend.name, place, time.perf_counter() - began)
     return function
 
 
@@ -200,24 +206,6 @@ def extract(
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in outputs))
     return fx.GraphModule(module, graph), tensors, outputs
-
-
-def fingerprint(module: fx.GraphModule) -> str:
-    """A text that two modules share if they compute the same from values of the same shapes and types."""
-    places: dict[fx.Node, int] = {}
-    lines = []
-    for place, node in enumerate(module.graph.nodes):
-        places[node] = place
-        args = fx.node.map_arg((node.args, node.kwargs), lambda n: f"%{places[n]}")
-        lines.append(f"{node.op} {'' if node.op == 'placeholder' else node.target} {args} {_shape(node)}")
-    return "\n".join(lines)
-
-
-def _shape(node: fx.Node) -> str:
-    value = node.meta.get("val")
-    if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)} {value.stride()}"
-    return "" if value is None or isinstance(value, (tuple, list)) else str(value)
 
 
 def _last_uses(stages: Sequence[_Stage], result: fx.Node) -> list[list[fx.Node]]:

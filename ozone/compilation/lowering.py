@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ozone.compilation.failures import ForeignOpError
+from ozone.compilation.observer import Observer
 from ozone.compilation.pieces import Piece
 from ozone.compilation.pool import PlannedPool
 from ozone.compilation.step import SIZES, Step, StepInputs, sizes_of
@@ -31,14 +33,6 @@ _ALLOCATIONS = frozenset(
         torch.ops.aten.new_empty.default,
     }
 )
-
-
-class ForeignOpError(Exception):
-    """An op that is not of the vocabulary: a program cannot have it."""
-
-    def __init__(self, name: str, where: str = "") -> None:
-        super().__init__(f"{name} is no op of the vocabulary" + (f" ({where})" if where else ""))
-        self.name = name
 
 
 @dataclass(frozen=True)
@@ -119,21 +113,29 @@ class Capacity:
 
 
 def lower(
-    traced: Traced, pieces: Sequence[Piece], step: Step, inputs: StepInputs, capacity: Capacity
+    traced: Traced,
+    pieces: Sequence[Piece],
+    step: Step,
+    inputs: StepInputs,
+    capacity: Capacity,
+    observer: Observer | None = None,
 ) -> Lowered:
     """Make programs of all pieces of a traced step.
 
-    Raises: `ForeignOpError` where a piece has an op that is not of the vocabulary.
+    Raises: `ForeignOpError` where a piece has an op that is not of the vocabulary; other exceptions with
+        notes that name piece and op.
     """
-    return _for_some_sizes(capacity, lambda sizes: _Lowering(traced, step, inputs, sizes).run(pieces))
+    watch = observer or Observer()
+    return _for_some_sizes(capacity, lambda sizes: _Lowering(traced, step, inputs, sizes, watch).run(pieces))
 
 
-def capture(step: Step, inputs: StepInputs, capacity: Capacity) -> Lowered:
+def capture(step: Step, inputs: StepInputs, capacity: Capacity, observer: Observer | None = None) -> Lowered:
     """Make one program of a step that was not traced, by running it.
 
     Raises: `ForeignOpError` where it calls an op that is not of the vocabulary.
     """
-    return _for_some_sizes(capacity, lambda sizes: _captured(step, inputs, sizes))
+    watch = observer or Observer()
+    return _for_some_sizes(capacity, lambda sizes: _captured(step, inputs, sizes, watch))
 
 
 def _for_some_sizes(capacity: Capacity, attempt: Callable[[_Sizes], Lowered]) -> Lowered:
@@ -184,8 +186,8 @@ def _prime(least: int) -> int:
 class _Memory:
     """What a program is made over: inputs without memory behind them, constants, and a pool."""
 
-    def __init__(self, inputs: StepInputs, sizes: _Sizes) -> None:
-        self.pool = PlannedPool()
+    def __init__(self, inputs: StepInputs, sizes: _Sizes, observer: Observer) -> None:
+        self.pool = PlannedPool(observer.lowers())
         dry = PlannedPool()
         self.inputs = StepInputs(
             *(
@@ -200,20 +202,22 @@ class _Memory:
         self._tensors[name] = constant
 
     @contextmanager
-    def recording(self) -> Iterator[list[Any]]:
-        """Yields a list that has the program of what was launched meanwhile in the end."""
+    def recording(self) -> Iterator[Any]:
+        """Yields what takes down, as `Launches`, what is launched meanwhile."""
         native = library()
         assert native is not None, "programs are made where the native library is"
         launches = native.Launches()
-        programs: list[Any] = []
         with torch.inference_mode():
             launches.record(dry=True)
             try:
-                yield programs
+                yield launches
             finally:
                 native.Launches.stop()
+
+    def program(self, launches: Any) -> Any:
+        """What was recorded, as a program over all this."""
         spans = [*map(span_of, self._tensors.values()), self.pool.span]
-        programs.append(launches.store(self._header, spans))
+        return launches.store(self._header, spans)
 
     def lowered(self, pieces: Sequence[LoweredPiece], result: Tensor) -> Lowered:
         assert result.is_contiguous()
@@ -221,20 +225,23 @@ class _Memory:
         return Lowered(tuple(pieces), tuple(self._tensors), self.pool.size, where)
 
 
-def _captured(step: Step, inputs: StepInputs, sizes: _Sizes) -> Lowered:
-    memory = _Memory(inputs, sizes)
+def _captured(step: Step, inputs: StepInputs, sizes: _Sizes, observer: Observer) -> Lowered:
+    memory = _Memory(inputs, sizes, observer)
     for name, constant in step.constants():
         memory.add(name, constant)
-    with memory.recording() as programs, _Recording(memory.pool):
+    with memory.recording() as launches, _Recording(memory.pool):
         result = step(*memory.inputs)
-    return memory.lowered([LoweredPiece(programs[0], splits=False)], result)
+    return memory.lowered([LoweredPiece(memory.program(launches), splits=False)], result)
 
 
 class _Lowering:
     """One attempt: the values of a graph's nodes, piece by piece."""
 
-    def __init__(self, traced: Traced, step: Step, inputs: StepInputs, sizes: _Sizes) -> None:
-        self._memory = _Memory(inputs, sizes)
+    def __init__(
+        self, traced: Traced, step: Step, inputs: StepInputs, sizes: _Sizes, observer: Observer
+    ) -> None:
+        self._observer = observer
+        self._memory = _Memory(inputs, sizes, observer)
         self._recording = _Recording(self._memory.pool)
         constants, examples = dict(step.constants()), self._memory.inputs._asdict()
         self._output = traced.module.graph.output_node()
@@ -251,15 +258,20 @@ class _Lowering:
         self._last_use = _last_uses(traced.module.graph)
 
     def run(self, pieces: Sequence[Piece]) -> Lowered:
-        lowered = [self._piece(piece) for piece in pieces]
+        lowered = [self._piece(place, piece) for place, piece in enumerate(pieces)]
         (result,) = (self._values[node] for node in self._output.all_input_nodes)
         return self._memory.lowered(lowered, result)
 
-    def _piece(self, piece: Piece) -> LoweredPiece:
-        with self._memory.recording() as programs:
-            for node in piece.nodes:
-                self._run(node)
-        return LoweredPiece(programs[0], piece.splits)
+    def _piece(self, place: int, piece: Piece) -> LoweredPiece:
+        try:
+            with self._memory.recording() as launches:
+                for node in piece.nodes:
+                    self._run(node)
+                    self._observer.lowered_node(node, len(launches))
+            return LoweredPiece(self._memory.program(launches), piece.splits)
+        except Exception as error:
+            error.add_note(f"piece {place}")
+            raise
 
     def _run(self, node: fx.Node) -> None:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
@@ -271,6 +283,9 @@ class _Lowering:
                 self._values[node] = target(*args, **kwargs)
         except ForeignOpError as error:
             raise ForeignOpError(error.name, node.name) from None
+        except Exception as error:
+            error.add_note(f"{target} ({node.name})")
+            raise
         del args, kwargs
         for dead in self._last_use.get(node, ()):
             del self._values[dead]

@@ -10,6 +10,7 @@ from functools import partial
 
 from torch import fx
 
+from ozone.compilation.observer import Observer
 from ozone.compilation.passes import FUSIONS
 from ozone.compilation.passes.noops import eliminate_noops
 from ozone.compilation.pieces import op_name, splitting_names
@@ -45,19 +46,28 @@ class PassReport:
 NOOPS = "eliminate_noops"
 
 
-def run_passes(graph: fx.Graph, config: CompilationConfig, first: int, last: int) -> list[PassReport]:
+def run_passes(
+    graph: fx.Graph, config: CompilationConfig, first: int, last: int, observer: Observer | None = None
+) -> list[PassReport]:
     """Rewrite the graph of the range of `first` to `last` tokens by all passes that are on, in their order.
 
     What nobody needs any more is gone afterwards, except for what writes.
     """
+    observer = observer or Observer()
     reports = []
     for flag, run in _passes(config, last):
         began = time.perf_counter()
-        places, reason = run(graph)
+        try:
+            places, reason = run(graph)
+        except Exception as error:
+            error.add_note(flag)
+            raise
         seconds = time.perf_counter() - began
         logger.debug("%s: %d places in %.1f ms", flag, places, seconds * 1e3)
         reports.append(PassReport(flag, first, last, places, seconds, reason))
+        observer.rewrote(graph, reports[-1])
     graph.eliminate_dead_code(is_impure_node=has_effect)
+    observer.rewrote(graph, None)
     nothing = [f"{r.flag} ({r.reason})" for r in reports if r.reason is not None and r.flag != NOOPS]
     if nothing:
         logger.info("nothing to fuse for %d to %d tokens: %s", first, last, "; ".join(nothing))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ozone.errors import ConfigError
 from ozone.ops.schemas import SCHEMAS
@@ -69,3 +69,31 @@ def split(graph: fx.Graph, splitting_ops: Sequence[str]) -> list[Piece]:
             between.append(node)
     end()
     return pieces
+
+
+def fingerprint(nodes: Iterable[fx.Node]) -> str:
+    """A text that sequences of nodes share if they compute the same from values of equal shapes and types."""
+    places: dict[fx.Node, int] = {}
+    lines: list[str] = []
+
+    def place(node: fx.Node) -> str:
+        if node not in places:  # it comes from elsewhere
+            lines.append(f"placeholder {_shape(node)}")
+            places[node] = len(places)
+        return f"%{places[node]}"
+
+    for node in nodes:
+        if node.op == "placeholder":
+            place(node)
+            continue
+        args = fx.node.map_arg((node.args, node.kwargs), place)
+        lines.append(f"{node.op} {node.target} {args} {_shape(node)}")
+        places[node] = len(places)
+    return "\n".join(lines)
+
+
+def _shape(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)} {value.stride()}"
+    return "" if value is None or isinstance(value, (tuple, list)) else str(value)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ozone.compilation.observer import Changed, unwatched
+
 _ALIGNMENT = 64
 # Of the address space, not of memory: pages come into being when they are touched.
 _RESERVED = 1 << 36
@@ -24,7 +26,8 @@ class PlannedPool:
         size: bytes that a pool needs for all that was given out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Changed = unwatched) -> None:
+        self._changed = changed
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self._bytes = np.frombuffer(mmap.mmap(-1, _RESERVED, flags=flags), np.uint8)
         self._free = [(0, _RESERVED)]  # (begin, end), in order, with something between each two
@@ -52,10 +55,12 @@ class PlannedPool:
             if end - begin >= size:
                 self._free[i : i + 1] = [(begin + size, end)] if end - begin > size else []
                 self.size = max(self.size, begin + size)
+                self._changed(begin, begin + size, True)
                 return begin, begin + size
         raise MemoryError(f"a program needs more than {_RESERVED} bytes at once")
 
     def _give_back(self, begin: int, end: int) -> None:
+        self._changed(begin, end, False)
         i = bisect.bisect(self._free, (begin, end))
         if i < len(self._free) and self._free[i][0] == end:
             end = self._free.pop(i)[1]

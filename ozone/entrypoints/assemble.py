@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ozone.compilation.debug_dump.directory import DumpDirectory, dump_path
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.resolve import resolve, unbuilt
 from ozone.config.schema import CompilationMode, OzoneConfig
@@ -188,6 +189,8 @@ def load(
     with timer.phase("config"):
         platform = platform_facts()
         config = resolve(args, files.config, platform)
+    if (dump := dump_path(config)) is not None:
+        DumpDirectory(dump)  # where it cannot be written, the user shall not wait to hear it
     if not platform.native:
         logger.warning(_NOT_BUILT)
     for notice in config.notices:

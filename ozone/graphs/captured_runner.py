@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ozone.compilation.compiled import CompiledStep
 from ozone.compilation.compiler import RangeProgram
+from ozone.compilation.failures import naming
 from ozone.compilation.lowering import Capacity, capture
+from ozone.compilation.observer import Observer
 from ozone.compilation.step import Step
 from ozone.config.schema import CompilationConfig, CUDAGraphMode
 from ozone.engine.input_buffers import BatchCounts
@@ -19,12 +21,18 @@ from ozone.graphs.eager_runner import EagerRunner
 class CapturedRunner(EagerRunner):
     """Replays the batches that a graph was captured for, and runs the model for all others."""
 
-    def __init__(self, *args: Any, compilation: CompilationConfig, **settings: Any) -> None:
-        """Arguments of `EagerRunner`, and what to capture."""
+    def __init__(
+        self, *args: Any, compilation: CompilationConfig, observer: Observer | None = None, **settings: Any
+    ) -> None:
+        """Arguments of `EagerRunner`, what to capture, and who looks on."""
+        observer = observer or Observer()
         super().__init__(*args, **settings)
         step = Step(self._model, self._kv_caches)
         capacity = Capacity(tokens=len(self._inputs.token_ids), requests=len(self._inputs.seq_lens))
-        whole = RangeProgram(1, capacity.tokens, capture(step, self._inputs, capacity))
+        with naming("the model cannot be captured", compilation.debug_dump_path):
+            lowered = capture(step, self._inputs, capacity, observer)
+        observer.captured(capacity.tokens, lowered)
+        whole = RangeProgram(1, capacity.tokens, lowered)
         self._captured = CompiledStep([whole], step, self._inputs)
         self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)
 

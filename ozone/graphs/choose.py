@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ozone.compilation.debug_dump.directory import dump_path
+from ozone.compilation.observer import Observer
 from ozone.config.custom_ops import all_enabled
 from ozone.config.model import ModelConfig
 from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode, OzoneConfig
@@ -39,8 +41,34 @@ def make_runner(
         native: whether the native library is built.
         phase, progress: what times the phases of this, and what shows how far it is.
 
-    Raises: `ConfigError` for settings that cannot work here.
+    Raises: `ConfigError` for settings that cannot work here, `CompileError` where compiling the model fails.
     """
+    with _observed(config, phase) as (observer, timed):
+        return _make(model, model_config, config, native, timed, progress, observer)
+
+
+@contextmanager
+def _observed(config: OzoneConfig, phase: Phase) -> Iterator[tuple[Observer, Phase]]:
+    """Who looks on while a runner is made, and what times its phases then."""
+    path = dump_path(config)
+    if path is None:
+        yield Observer(), phase
+        return
+    from ozone.compilation.debug_dump.recorder import DebugDump
+
+    with DebugDump(config, path) as dump:
+        yield dump, dump.timed(phase)
+
+
+def _make(
+    model: CausalLM,
+    model_config: ModelConfig,
+    config: OzoneConfig,
+    native: bool,
+    phase: Phase,
+    progress: Progress,
+    observer: Observer,
+) -> EagerRunner:
     compilation = config.compilation
     settings: dict[str, Any] = {
         "dtype": config.model.dtype,
@@ -57,18 +85,26 @@ def make_runner(
     def generated(how: CompilationConfig) -> EagerRunner:
         from ozone.graphs.generated_runner import GeneratedRunner
 
-        with phase("compilation"), progress() as report:
-            return GeneratedRunner(model, model_config, compilation=how, progress=report, **settings)
+        with progress() as report:
+            return GeneratedRunner(
+                model,
+                model_config,
+                compilation=how,
+                progress=report,
+                phase=phase,
+                observer=observer,
+                **settings,
+            )
 
     asked = config.settings["compilation_config.mode"].origin == "user"
     if compilation.mode is CompilationMode.NONE or not (native or asked):
         if compilation.cudagraph_mode is CUDAGraphMode.NONE or not native:
             return eager()
-        return _captured(model, model_config, compilation, settings, phase) or eager()
+        return _captured(model, model_config, compilation, settings, phase, observer) or eager()
     if not runs_programs(compilation, native=native):
         return generated(compilation)
     label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
-    compiled = _compiled(model, model_config, compilation, settings, phase, label)
+    compiled = _compiled(model, model_config, compilation, settings, phase, observer, label)
     # Runs as it was traced, which needs no C++ compiler.
     return compiled or generated(dataclasses.replace(compilation, backend="eager"))
 
@@ -85,15 +121,16 @@ def _captured(
     compilation: CompilationConfig,
     settings: Mapping[str, Any],
     phase: Phase,
+    observer: Observer,
 ) -> EagerRunner | None:
-    from ozone.compilation.lowering import ForeignOpError
+    from ozone.compilation.failures import ForeignOpError
     from ozone.graphs.captured_runner import CapturedRunner
 
     try:
         with phase("capture"):
-            return CapturedRunner(model, model_config, compilation=compilation, **settings)
+            return CapturedRunner(model, model_config, compilation=compilation, observer=observer, **settings)
     except ForeignOpError as error:
-        logger.warning("cudagraph_mode is lowered to NONE: in this model, %s", error)
+        _warn(observer, f"cudagraph_mode is lowered to NONE: in this model, {error}")
         return None
 
 
@@ -103,17 +140,29 @@ def _compiled(
     compilation: CompilationConfig,
     settings: Mapping[str, Any],
     phase: Phase,
+    observer: Observer,
     label: Mapping[str, Any],
 ) -> EagerRunner | None:
     from ozone.compilation.artifacts import ProgramCache
-    from ozone.compilation.lowering import ForeignOpError
+    from ozone.compilation.failures import ForeignOpError
     from ozone.graphs.compiled_runner import CompiledRunner
 
     kept = None if ProgramCache.disabled() else ProgramCache(Path(compilation.cache_dir), label)
     try:
         return CompiledRunner(
-            model, model_config, compilation=compilation, kept=kept, phase=phase, **settings
+            model,
+            model_config,
+            compilation=compilation,
+            kept=kept,
+            phase=phase,
+            observer=observer,
+            **settings,
         )
     except ForeignOpError as error:
-        logger.warning("the model runs op by op, and cudagraph_mode is lowered to NONE: in it, %s", error)
+        _warn(observer, f"the model runs op by op, and cudagraph_mode is lowered to NONE: in it, {error}")
         return None
+
+
+def _warn(observer: Observer, text: str) -> None:
+    logger.warning("%s", text)
+    observer.noted(text)

@@ -10,6 +10,7 @@ from ozone.compilation.artifacts import ProgramCache, Programs
 from ozone.compilation.compiled import CompiledStep
 from ozone.compilation.compiler import Phase, compile_step, unnamed
 from ozone.compilation.lowering import Capacity
+from ozone.compilation.observer import Observer
 from ozone.compilation.step import Step
 from ozone.config.schema import CompilationConfig
 from ozone.engine.input_buffers import BatchCounts
@@ -30,19 +31,21 @@ class CompiledRunner(EagerRunner):
         compilation: CompilationConfig,
         kept: ProgramCache | None = None,
         phase: Phase = unnamed,
+        observer: Observer | None = None,
         **settings: Any,
     ) -> None:
-        """Arguments of `EagerRunner`; how to compile; where programs are kept, None: nowhere; and what times
-        the phases of it all.
+        """Arguments of `EagerRunner`; how to compile; where programs are kept, None: nowhere; what times the
+        phases of it all; and who looks on.
         """
         with phase("kv cache"):
             super().__init__(*args, **settings)
         step = Step(self._model, self._kv_caches)
         capacity = Capacity(tokens=len(self._inputs.token_ids), requests=len(self._inputs.seq_lens))
         if kept is None:
-            self.programs = Programs(compile_step(step, self._inputs, compilation, capacity, phase))
+            ranges = compile_step(step, self._inputs, compilation, capacity, phase, observer)
+            self.programs = Programs(ranges)
         else:
-            self.programs = kept.load_or_compile(step, self._inputs, compilation, capacity, phase)
+            self.programs = kept.load_or_compile(step, self._inputs, compilation, capacity, phase, observer)
         with phase("bind"):
             self._compiled = CompiledStep(self.programs.ranges, step, self._inputs)
         self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)

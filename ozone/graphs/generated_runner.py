@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ozone.compilation.compiler import Phase, unnamed
+from ozone.compilation.failures import naming
 from ozone.compilation.generated import Backend, GeneratedStep
+from ozone.compilation.observer import Observer
 from ozone.compilation.pass_manager import run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import SIZES, Step, StepInputs
@@ -26,26 +29,39 @@ class GeneratedRunner(EagerRunner):
         *args: Any,
         compilation: CompilationConfig,
         progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+        phase: Phase = unnamed,
+        observer: Observer | None = None,
         **settings: Any,
     ) -> None:
-        """Arguments of `EagerRunner`, and how to compile.
+        """Arguments of `EagerRunner`; how to compile; who is told how far it is, times the phases, looks on.
 
-        Raises: `ConfigError` where the backend cannot work here or cannot compile the model.
+        Raises: `ConfigError` where the backend cannot work here, `CompileError` where it cannot compile the
+            model.
         """
+        observer, path = observer or Observer(), compilation.debug_dump_path
         backend = Backend(compilation.backend, compilation.inductor_compile_config)
         backend.check(f"-cc.mode={compilation.mode.name} with -cc.custom_ops={list(compilation.custom_ops)}")
-        super().__init__(*args, **settings)
+        with phase("kv cache"):
+            super().__init__(*args, **settings)
         step = Step(self._model, self._kv_caches)
         self._step: Callable[[BatchCounts], Tensor]
         if compilation.mode is CompilationMode.STOCK_TORCH_COMPILE:
-            self._step = _StockStep(step, self._inputs, backend)
+            with phase("generate code"), naming(f"{backend.name} cannot compile the model", path):
+                self._step = _StockStep(step, self._inputs, backend, observer)
             return
         splitting_ops = compilation.splitting_ops if compilation.mode is CompilationMode.VLLM_COMPILE else ()
-        traced = trace(step, self._inputs)
+        with phase("trace"), naming("the model cannot be traced", path):
+            traced = trace(step, self._inputs)
+        observer.traced(traced)
+        tokens = len(self._inputs.token_ids)
         # One graph for any number of tokens. Where passes do not run, the settings have them off.
-        run_passes(traced.module.graph, compilation, 1, len(self._inputs.token_ids))
-        pieces = split(traced.module.graph, splitting_ops)
-        self._step = GeneratedStep(traced, pieces, step, self._inputs, backend, progress)
+        with phase("rewrite"), naming("the model cannot be rewritten", path):
+            observer.begins(1, tokens, traced)
+            run_passes(traced.module.graph, compilation, 1, tokens, observer)
+            pieces = split(traced.module.graph, splitting_ops)
+        observer.split(pieces)
+        with phase("generate code"), naming(f"{backend.name} cannot compile the model", path):
+            self._step = GeneratedStep(traced, pieces, step, self._inputs, backend, progress, observer)
 
     def _hidden(self, counts: BatchCounts) -> Tensor:
         return self._step(counts)
@@ -54,12 +70,11 @@ class GeneratedRunner(EagerRunner):
 class _StockStep:
     """Plain `torch.compile` of the step, guards and all."""
 
-    def __init__(self, step: Step, inputs: StepInputs, backend: Backend) -> None:
+    def __init__(self, step: Step, inputs: StepInputs, backend: Backend, observer: Observer) -> None:
         self._inputs = inputs
         options = dict(backend.options) if backend.name == "inductor" else None
-        self._compiled = torch.compile(
-            step, backend=backend.name, fullgraph=True, dynamic=False, options=options
-        )
+        compiler = observer.watched(backend.name, options)
+        self._compiled = torch.compile(step, backend=compiler, fullgraph=True, dynamic=False, options=options)
         from torch._dynamo.decorators import mark_unbacked
 
         # A first step of zeros: requests without tokens. It writes to the first slot, which nobody has yet.
@@ -67,7 +82,7 @@ class _StockStep:
         first = zeros.of(BatchCounts(num_tokens=5, num_requests=3, num_logits=1))
         for tensor, size in zip(first, SIZES, strict=True):
             mark_unbacked(tensor, 0, shape_id=size)
-        with torch.inference_mode():
+        with torch.inference_mode(), observer.generates(0, backend.name):
             self._compiled(*first)
 
     def __call__(self, counts: BatchCounts) -> Tensor:

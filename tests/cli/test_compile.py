@@ -63,6 +63,30 @@ def test_the_text_names_what_was_made(tiny_model: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "programs") in file
 
 
+def test_a_dump_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    words = [
+        "compile",
+        str(tiny_model),
+        "-O1",
+        f"-cc.cache_dir={tmp_path}",
+        f"-cc.debug_dump_path={tmp_path}/dump",
+    ]
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"debug dump: {tmp_path}/dump/index.html"
+    assert (tmp_path / "dump" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("path", ["/proc/none", "{model}/config.json", "/dev/null/x"])
+def test_a_dump_that_cannot_be_written_stops_the_start_in_one_line(path: str, tiny_model: Path) -> None:
+    done = run("compile", str(tiny_model), "-O1", f"-cc.debug_dump_path={path.format(model=tiny_model)}")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("ozone: error: -cc.debug_dump_path='") and "can be written" in line
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "environment", "message"),
     [

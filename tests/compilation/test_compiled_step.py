@@ -12,7 +12,8 @@ from step_harness import MAX_REQUESTS, MAX_TOKENS, eager, fill, make_inputs, mak
 
 from ozone.compilation.compiled import CompiledStep
 from ozone.compilation.compiler import compile_step
-from ozone.compilation.lowering import Capacity, ForeignOpError, lower
+from ozone.compilation.failures import ForeignOpError
+from ozone.compilation.lowering import Capacity, lower
 from ozone.compilation.pieces import op_name, split
 from ozone.compilation.step import Step, StepInputs
 from ozone.compilation.trace import Traced, trace
