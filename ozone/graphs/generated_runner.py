@@ -74,7 +74,11 @@ class _StockStep:
         self._inputs = inputs
         options = dict(backend.options) if backend.name == "inductor" else None
         compiler = observer.watched(backend.name, options)
-        self._compiled = torch.compile(step, backend=compiler, fullgraph=True, dynamic=False, options=options)
+        # Models of one process must not use up each other's number of compilations.
+        alone: Any = {"isolate_recompiles": True}
+        self._compiled = torch.compile(
+            step, backend=compiler, fullgraph=True, dynamic=False, options=options, **alone
+        )
         from torch._dynamo.decorators import mark_unbacked
 
         # A first step of zeros: requests without tokens. It writes to the first slot, which nobody has yet.

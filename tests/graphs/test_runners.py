@@ -214,3 +214,10 @@ def test_no_compiler_is_a_clear_mistake(checkpoint: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match=r"-cc.mode=STOCK_TORCH_COMPILE .* needs a C\+\+ compiler"):
         make_runner(GeneratedRunner, checkpoint, "none", mode=Modes.STOCK_TORCH_COMPILE)
+
+
+def test_models_of_one_process_are_compiled_one_after_another(checkpoint: Path) -> None:
+    stock = {"mode": Modes.STOCK_TORCH_COMPILE, "backend": "eager"}
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for max_model_len in (64, 80, 96, 112):  # with a table of that length each
+            make_runner(GeneratedRunner, checkpoint, "none", max_model_len, **stock)
