@@ -12,7 +12,7 @@ from ozone.config.args import EngineArgs
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
-from ozone.config.ranges import compile_ranges
+from ozone.config.ranges import compiled_for
 from ozone.config.report import settings_json, settings_rows, table
 from ozone.config.resolve import resolve_settings, unbuilt, unstartable
 from ozone.config.schema import OzoneConfig
@@ -85,8 +85,8 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
             (f"platform.{field.name}", _fact(getattr(facts, field.name)), "platform", "")
             for field in dataclasses.fields(facts)
         ]
-        endpoints = config.compilation.compile_ranges_endpoints
-        ranges = compile_ranges(endpoints, config.scheduler.max_num_batched_tokens)
+        compilation, most = config.compilation, config.scheduler.max_num_batched_tokens
+        ranges = compiled_for(compilation, most) if compilation.compile_ranges_endpoints else ()
         rows += [("compile ranges", show(ranges), "resolution", "token counts that share a compiled graph")]
     lines = table(rows, width)
     missing = (unbuilt(config), unstartable(config))

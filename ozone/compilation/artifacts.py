@@ -19,6 +19,7 @@ import torch
 from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
 from ozone.compilation.artifact_key import UndescribableError, key_of, key_parts
 from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError
+from ozone.compilation.by_tokens import ByTokens
 from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unnamed
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
 from ozone.compilation.observer import Observer
@@ -201,9 +202,9 @@ def decode(content: bytes, key: str, span_bytes: Mapping[str, int]) -> list[Rang
             raise DamagedArtifactError("it is another one's")
         words = iter(blobs)
         ranges = [_range(described, words, span_bytes) for described in header["ranges"]]
-        following = [1, *(made.last + 1 for made in ranges)]
-        if not ranges or [made.first for made in ranges] != following[:-1] or next(words, None) is not None:
-            raise DamagedArtifactError("its ranges do not follow each other")
+        ByTokens((made.first, made.last, made) for made in ranges)
+        if next(words, None) is not None:
+            raise DamagedArtifactError("it has more programs than ranges")
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise DamagedArtifactError(f"{type(error).__name__}: {error}") from None
     return ranges

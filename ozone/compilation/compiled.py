@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ozone.compilation.by_tokens import ByTokens
 from ozone.compilation.compiler import RangeProgram
 from ozone.compilation.lowering import Lowered, Result, span_of
 from ozone.compilation.step import Step, StepInputs
@@ -21,12 +21,13 @@ class CompiledStep:
     """A lowered step over its inputs and constants. One caller at a time."""
 
     def __init__(self, programs: Sequence[RangeProgram], step: Step, inputs: StepInputs) -> None:
-        """`programs`: of ranges that follow each other, the first one from 1 on."""
+        """`programs`: of ranges as `ByTokens` takes them."""
         tensors = {**dict(step.constants()), **inputs._asdict()}
         pool = torch.from_numpy(allocate("pool", max(program.lowered.pool_bytes for program in programs)))
         self._kept = step, inputs  # what the programs point into
-        self._last = [program.last for program in programs]
-        self._bound = [_Bound(program.lowered, tensors, pool) for program in programs]
+        self._bound = ByTokens(
+            (made.first, made.last, _Bound(made.lowered, tensors, pool)) for made in programs
+        )
 
     def __call__(self, counts: BatchCounts, mode: CUDAGraphMode = CUDAGraphMode.NONE) -> Tensor:
         """Run the step on what the inputs hold.
@@ -38,7 +39,7 @@ class CompiledStep:
         Returns: hidden states (tokens, columns), valid until the next step.
         """
         tokens, requests, logits = counts.num_tokens, counts.num_requests, counts.num_logits
-        bound = self._bound[bisect.bisect_left(self._last, tokens)]
+        bound = self._bound[tokens]
         if mode is CUDAGraphMode.FULL:
             bound.whole.replay(tokens, requests, logits)
         else:

@@ -14,7 +14,7 @@ from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import Step, StepInputs
 from ozone.compilation.trace import Traced, trace
-from ozone.config.ranges import compile_ranges
+from ozone.config.ranges import compiled_for
 from ozone.config.schema import CompilationConfig
 
 # Times what happens within it under a name: `StartupTimer.phase`.
@@ -44,7 +44,9 @@ def compile_step(
     phase: Phase = unnamed,
     observer: Observer | None = None,
 ) -> Sequence[RangeProgram]:
-    """Programs for every number of tokens up to `capacity.tokens`. `observer` is told what is made meanwhile.
+    """Programs for every number of tokens up to `capacity.tokens`, as `ByTokens` takes them.
+
+    `observer` is told what is made meanwhile.
 
     Raises: `ForeignOpError` where the model has ops that are not of the vocabulary, `CompileError` where
         anything else goes wrong.
@@ -68,8 +70,7 @@ def compile_traced(
     """`compile_step` of what is traced already. `traced` stays as it is."""
     observer = observer or Observer()
     programs = []
-    ranges = compile_ranges(config.compile_ranges_endpoints, capacity.tokens)
-    for first, last in ranges or ((1, capacity.tokens),):
+    for first, last in compiled_for(config, capacity.tokens):
         which = f"for {first} to {last} tokens"
         with phase("rewrite"), naming(f"the model cannot be rewritten {which}", config.debug_dump_path):
             rewritten = copy.copy(traced)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from ozone.compilation.observer import Observer
 from ozone.compilation.pieces import Piece, fingerprint
 from ozone.compilation.step import Step, StepInputs, sizes_of
-from ozone.compilation.trace import Traced
+from ozone.compilation.trace import Argument, Traced
 from ozone.engine.input_buffers import BatchCounts
 from ozone.errors import ConfigError, clipped
 
@@ -42,19 +42,23 @@ class Backend:
                 "or set -cc.backend=eager or -cc.custom_ops=all"
             )
 
-    def compile(self, module: fx.GraphModule, examples: Sequence[Tensor]) -> Function:
+    def compile(
+        self, module: fx.GraphModule, examples: Sequence[Tensor], known: Mapping[str, int]
+    ) -> Function:
         """A function of the module's placeholders, for any number of tokens and requests; returns a tuple.
 
         Args:
             examples: one tensor for each placeholder. The first dimension of those that vary may be anything.
+            known: sizes that do not vary, by their symbols: the function is for them alone.
         """
         if self.name == "eager":
             return module.forward
         from torch._dynamo.decorators import mark_unbacked
 
         for node, example in zip(module.graph.find_nodes(op="placeholder"), examples, strict=True):
-            if isinstance(node.meta["val"].shape[0], torch.SymInt):
-                mark_unbacked(example, 0, shape_id=str(node.meta["val"].shape[0]))
+            size = node.meta["val"].shape[0]
+            if isinstance(size, torch.SymInt) and str(size) not in known:
+                mark_unbacked(example, 0, shape_id=str(size))
         options = {**self.options, "guard_filter_fn": lambda guards: [False] * len(guards)}
         compiled: Function = torch.compile(
             module, backend="inductor", fullgraph=True, dynamic=False, options=options
@@ -65,12 +69,60 @@ class Backend:
 
 
 @dataclass(frozen=True)
-class _Stage:
+class Stage:
     """A piece as a function of values, and the values that it makes."""
 
     function: Function
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
+
+
+class Functions:
+    """Compiles pieces with a backend, once for all that are equal, whichever graph they are of."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._compiled: dict[tuple[str, tuple[tuple[str, int], ...]], Function] = {}
+
+    def stage(
+        self,
+        module: fx.GraphModule,
+        place: int,
+        piece: Piece,
+        constants: Mapping[fx.Node, Tensor],
+        known: Mapping[str, int],
+        observer: Observer,
+    ) -> Stage:
+        """A piece as a function.
+
+        Args:
+            place: which piece it is.
+            constants: the model's, by their placeholders.
+            known: as in `Backend.compile`.
+        """
+        graph, inputs, outputs = extract(module, piece)
+        if piece.splits:
+            return Stage(_as_it_is(piece), tuple(piece.nodes[0].all_input_nodes), outputs)
+        key = fingerprint(graph.graph.nodes), tuple(known.items())
+        if key not in self._compiled:
+            examples = [constants[node] if node in constants else _example(node, known) for node in inputs]
+            with observer.generates(place, self._backend.name):
+                self._compiled[key] = self._compile(graph, examples, known, place)
+        return Stage(self._compiled[key], inputs, outputs)
+
+    def _compile(
+        self, graph: fx.GraphModule, examples: Sequence[Tensor], known: Mapping[str, int], place: int
+    ) -> Function:
+        began = time.perf_counter()
+        try:
+            function = self._backend.compile(graph, examples, known)
+        except Exception as error:
+            names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+            error.add_note(f"piece {place} of {clipped(', '.join(names))}")
+            raise
+        seconds = time.perf_counter() - began
+        logger.debug("%s: piece %d in %.2f s", self._backend.name, place, seconds)
+        return function
 
 
 class GeneratedStep:
@@ -82,11 +134,16 @@ class GeneratedStep:
         pieces: Sequence[Piece],
         step: Step,
         inputs: StepInputs,
-        backend: Backend,
+        functions: Functions,
         progress: Callable[[int, int], None],
         observer: Observer,
+        tokens: int | None = None,
     ) -> None:
         """Compiles; `progress` is called with (pieces done, pieces in all).
+
+        Args:
+            functions: what compiles pieces.
+            tokens: the only number of tokens that it is for. None: any.
 
         Raises: the backend's own exceptions, with a note that names the piece.
         """
@@ -101,7 +158,12 @@ class GeneratedStep:
         self._variables = {node: value for node, value in arguments.items() if value.kind != "constant"}
         self._inputs = inputs
         (self._result,) = traced.module.graph.output_node().all_input_nodes
-        self._stages = list(_stages(traced.module, pieces, backend, self._constants, progress, observer))
+        known = {} if tokens is None else {_symbol_of_tokens(arguments): tokens}
+        self._stages = []
+        for place, piece in enumerate(pieces):
+            stage = functions.stage(traced.module, place, piece, self._constants, known, observer)
+            self._stages.append(stage)
+            progress(place + 1, len(pieces))
         self._last_use = _last_uses(self._stages, self._result)
 
     def __call__(self, counts: BatchCounts) -> Tensor:
@@ -119,52 +181,22 @@ class GeneratedStep:
         return hidden
 
 
-def _stages(
-    module: fx.GraphModule,
-    pieces: Sequence[Piece],
-    backend: Backend,
-    constants: Mapping[fx.Node, Tensor],
-    progress: Callable[[int, int], None],
-    observer: Observer,
-) -> Iterator[_Stage]:
-    compiled: dict[str, Function] = {}
-    for place, piece in enumerate(pieces):
-        graph, inputs, outputs = extract(module, piece)
-        if piece.splits:
-            inputs, function = tuple(piece.nodes[0].all_input_nodes), _as_it_is(piece)
-        else:
-            key = fingerprint(graph.graph.nodes)
-            if key not in compiled:
-                examples = [constants[node] if node in constants else _example(node) for node in inputs]
-                with observer.generates(place, backend.name):
-                    compiled[key] = _compiled(graph, examples, backend, place)
-            function = compiled[key]
-        progress(place + 1, len(pieces))
-        yield _Stage(function, inputs, outputs)
+def _symbol_of_tokens(arguments: Mapping[fx.Node, Argument]) -> str:
+    (node,) = (node for node, argument in arguments.items() if argument.name == "token_ids")
+    return str(node.meta["val"].shape[0])
 
 
 _EXAMPLE_SIZE = 7
 
 
-def _example(node: fx.Node) -> Tensor:
+def _example(node: fx.Node, known: Mapping[str, int]) -> Tensor:
     """Zeros shaped like a value, of which some number of rows is taken where that varies."""
     value = node.meta["val"]
     if not isinstance(value.shape[0], torch.SymInt):
         return torch.zeros(value.shape, dtype=value.dtype)
+    size = known.get(str(value.shape[0]), _EXAMPLE_SIZE)
     # There is a row more than that: ends of requests are looked up behind the last one.
-    return torch.zeros(_EXAMPLE_SIZE + 1, *value.shape[1:], dtype=value.dtype)[:_EXAMPLE_SIZE]
-
-
-def _compiled(graph: fx.GraphModule, examples: Sequence[Tensor], backend: Backend, place: int) -> Function:
-    began = time.perf_counter()
-    try:
-        function = backend.compile(graph, examples)
-    except Exception as error:
-        names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
-        error.add_note(f"piece {place} of {clipped(', '.join(names))}")
-        raise
-    logger.debug("%s: piece %d in %.2f s", backend.name, place, time.perf_counter() - began)
-    return function
+    return torch.zeros(size + 1, *value.shape[1:], dtype=value.dtype)[:size]
 
 
 def _as_it_is(piece: Piece) -> Function:
@@ -208,7 +240,7 @@ def extract(
     return fx.GraphModule(module, graph), tensors, outputs
 
 
-def _last_uses(stages: Sequence[_Stage], result: fx.Node) -> list[list[fx.Node]]:
+def _last_uses(stages: Sequence[Stage], result: fx.Node) -> list[list[fx.Node]]:
     """For each stage, what nobody needs behind it."""
     last: dict[fx.Node, int] = {}
     for place, stage in enumerate(stages):

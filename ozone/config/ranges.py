@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ozone.config.engine_settings import ITEM_BYTES
 from ozone.config.resolution import Resolution
-from ozone.config.schema import CompilationMode
+from ozone.config.schema import CompilationConfig, CompilationMode
 
 ENDPOINTS = "compilation_config.compile_ranges_endpoints"
 _PASS = "compilation_config.pass_config."
@@ -20,6 +20,19 @@ def compile_ranges(endpoints: Sequence[int], max_num_batched_tokens: int) -> tup
     ends = sorted(inner | {max_num_batched_tokens})
     starts = [1, *(end + 1 for end in ends[:-1])]
     return tuple(zip(starts, ends, strict=True))
+
+
+def compiled_for(config: CompilationConfig, max_num_batched_tokens: int) -> tuple[tuple[int, int], ...]:
+    """What a model is compiled for: ranges that follow each other from 1 on, then single counts within them.
+
+    One range where the mode is not VLLM_COMPILE.
+    """
+    everything = ((1, max_num_batched_tokens),)
+    if config.mode is not CompilationMode.VLLM_COMPILE:
+        return everything
+    ranges = compile_ranges(config.compile_ranges_endpoints, max_num_batched_tokens) or everything
+    singles = ((size, size) for size in sorted(set(config.compile_sizes)) if size <= max_num_batched_tokens)
+    return (*ranges, *(single for single in singles if single not in ranges))
 
 
 def resolve_ranges(r: Resolution) -> None:

@@ -16,8 +16,6 @@ def unstartable(config: OzoneConfig) -> str | None:
 def unbuilt(config: OzoneConfig) -> str | None:
     """One warning line where `config` asks for more than `-O0` does, or None."""
     missing = []
-    if config.compilation.compile_sizes:
-        missing.append("code for exact sizes (compile_sizes)")
     if config.kernel.enable_flashinfer_autotune:
         missing.append("kernel tuning")
     if not missing:

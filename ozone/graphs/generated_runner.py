@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ozone.compilation.by_tokens import ByTokens
 from ozone.compilation.compiler import Phase, unnamed
 from ozone.compilation.failures import naming
-from ozone.compilation.generated import Backend, GeneratedStep
+from ozone.compilation.generated import Backend, Functions, GeneratedStep
 from ozone.compilation.observer import Observer
 from ozone.compilation.pass_manager import run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import SIZES, Step, StepInputs
 from ozone.compilation.trace import trace
+from ozone.config.ranges import compiled_for
 from ozone.config.schema import CompilationConfig, CompilationMode
 from ozone.engine.input_buffers import BatchCounts
 from ozone.graphs.eager_runner import EagerRunner
 
 
 class GeneratedRunner(EagerRunner):
-    """Compiles the model when it is made, for any number of tokens and requests."""
+    """Compiles the model when it is made, for all numbers of tokens and requests."""
 
     def __init__(
         self,
@@ -44,27 +47,39 @@ class GeneratedRunner(EagerRunner):
         with phase("kv cache"):
             super().__init__(*args, **settings)
         step = Step(self._model, self._kv_caches)
-        self._step: Callable[[BatchCounts], Tensor]
+        self._steps: ByTokens[Callable[[BatchCounts], Tensor]]
+        most = len(self._inputs.token_ids)
         if compilation.mode is CompilationMode.STOCK_TORCH_COMPILE:
             with phase("generate code"), naming(f"{backend.name} cannot compile the model", path):
-                self._step = _StockStep(step, self._inputs, backend, observer)
+                self._steps = ByTokens([(1, most, _StockStep(step, self._inputs, backend, observer))])
             return
         splitting_ops = compilation.splitting_ops if compilation.mode is CompilationMode.VLLM_COMPILE else ()
         with phase("trace"), naming("the model cannot be traced", path):
             traced = trace(step, self._inputs)
         observer.traced(traced)
-        tokens = len(self._inputs.token_ids)
-        # One graph for any number of tokens. Where passes do not run, the settings have them off.
-        with phase("rewrite"), naming("the model cannot be rewritten", path):
-            observer.begins(1, tokens, traced)
-            run_passes(traced.module.graph, compilation, 1, tokens, observer)
-            pieces = split(traced.module.graph, splitting_ops)
-        observer.split(pieces)
-        with phase("generate code"), naming(f"{backend.name} cannot compile the model", path):
-            self._step = GeneratedStep(traced, pieces, step, self._inputs, backend, progress, observer)
+        functions = Functions(backend)
+
+        def generated(first: int, last: int) -> GeneratedStep:
+            which = f"for {first} to {last} tokens"
+            # Where passes do not run, the settings have them off.
+            with phase("rewrite"), naming(f"the model cannot be rewritten {which}", path):
+                rewritten = copy.copy(traced)
+                rewritten.module = copy.deepcopy(traced.module)
+                observer.begins(first, last, rewritten)
+                run_passes(rewritten.module.graph, compilation, first, last, observer)
+                pieces = split(rewritten.module.graph, splitting_ops)
+            observer.split(pieces)
+            exactly = first if first == last else None
+            with phase("generate code"), naming(f"{backend.name} cannot compile the model {which}", path):
+                return GeneratedStep(
+                    rewritten, pieces, step, self._inputs, functions, progress, observer, exactly
+                )
+
+        ranges = compiled_for(compilation, most)
+        self._steps = ByTokens([(first, last, generated(first, last)) for first, last in ranges])
 
     def _hidden(self, counts: BatchCounts) -> Tensor:
-        return self._step(counts)
+        return self._steps[counts.num_tokens](counts)
 
 
 class _StockStep:

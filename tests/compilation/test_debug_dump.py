@@ -169,6 +169,20 @@ def test_memory_is_there_with_lifetimes(programs: Dump) -> None:
     assert {"svg", "rect"} <= programs.page.tags
 
 
+def test_exact_sizes_have_graphs_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    passes = {"rope_kvcache_fusion_max_token_num": 8}
+    sizes: dict[str, Any] = {"compile_ranges_endpoints": [2048], "compile_sizes": [4], "pass_config": passes}
+    everything, exactly = start(tiny_model, tmp_path / "programs", **sizes).report["graphs"]
+    assert (everything["steps"], exactly["steps"]) == ("1 to 2048 tokens", "exactly 4 tokens")
+    places = [{made["name"]: made["places"] for made in g["passes"]} for g in (everything, exactly)]
+    assert [found["fuse_rope_kvcache"] for found in places] == [0, 2]
+
+    generated = start(tiny_model, tmp_path / "eager", custom_ops=["none"], **EAGER, **sizes).report["graphs"]
+    assert [[piece["how"] for piece in graph["pieces"]] for graph in generated] == [
+        [EAGERLY, CALL, EAGERLY, CALL, EAGERLY]
+    ] * 2
+
+
 def test_phases_are_timed(programs: Dump) -> None:
     phases = {phase["name"]: phase["seconds"] for phase in programs.report["phases"]}
     assert {"kv cache", "trace", "rewrite", "lower", "bind"} <= phases.keys()
@@ -317,7 +331,7 @@ def break_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
 def break_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     from ozone.compilation.generated import Backend
 
-    def broken(self: Backend, module: fx.GraphModule, examples: Any) -> Any:
+    def broken(self: Backend, module: fx.GraphModule, *_: Any) -> Any:
         if any("silu" in str(node.target) for node in module.graph.nodes):
             raise BrokenError("no\nsense")
         return module.forward
@@ -343,7 +357,7 @@ FAILURES = [
     (
         break_generation,
         {"custom_ops": ["none"]},
-        r"inductor cannot compile the model, piece 2 of .*aten.silu.*: BrokenError: no sense; ",
+        r"inductor cannot compile .* for 1 to 2048 tokens, piece 2 of .*aten.silu.*: BrokenError: no sense; ",
         ["traced.py", f"{FOLDER}/pieces.txt"],
     ),
 ]

@@ -10,7 +10,7 @@ import pytest
 from ozone.config.levels import TABLE
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
-from ozone.config.ranges import compile_ranges
+from ozone.config.ranges import compile_ranges, compiled_for
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import plain
 
@@ -175,6 +175,13 @@ def test_a_bound_on_a_fusion_that_is_off_is_no_endpoint(resolved: Resolved) -> N
 def test_endpoints_of_the_user_cut_the_range_and_need_not_name_its_end() -> None:
     assert compile_ranges((8, 64), 512) == ((1, 8), (9, 64), (65, 512))
     assert compile_ranges((64, 8, 9999), 512) == ((1, 8), (9, 64), (65, 512))
+
+
+def test_exact_sizes_come_behind_the_ranges_that_they_lie_in(resolved: Resolved) -> None:
+    config = resolved("-O1", "-cc.compile_sizes=64,4,4,1,900", "-cc.compile_ranges_endpoints=1,8").compilation
+    assert compiled_for(config, 512) == ((1, 1), (2, 8), (9, 512), (4, 4), (64, 64))
+    for words in ("-O0 -cc.compile_sizes=4", "-O1 -cc.mode=DYNAMO_TRACE_ONCE -cc.compile_sizes=4"):
+        assert compiled_for(resolved(*words.split()).compilation, 512) == ((1, 512),)
 
 
 def test_capture_sizes_grow_to_the_number_of_requests(resolved: Resolved) -> None:

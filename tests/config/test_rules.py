@@ -351,7 +351,6 @@ def test_only_what_is_above_level_zero_is_unbuilt(resolved: Resolved) -> None:
         assert line is not None
         assert "\n" not in line
     assert "-O2 runs for now without" in str(unbuilt(resolved("-O2")))
-    assert "compile_sizes" in str(unbuilt(resolved("-O1", "-cc.compile_sizes=4")))
     assert unbuilt(resolved("-O0", "-cc.custom_ops=all")) is None
 
 

@@ -121,6 +121,7 @@ def test_programs_and_graphs_give_the_bits_of_the_eager_model(
         "cudagraph_capture_sizes": (1, 2, 4, 8, 16),
         "splitting_ops": ("attention",) if mode is Modes.VLLM_COMPILE else (),
         "compile_ranges_endpoints": (20, MAX_TOKENS) if mode is Modes.VLLM_COMPILE else (),
+        "compile_sizes": (6, 1),
     }
     compare(make_runner(CompiledRunner, checkpoint, "all", **compilation), checkpoint)
 
@@ -170,7 +171,7 @@ def test_long_contexts_are_attended_to_in_memory_of_their_own(
 def test_graphs_that_run_as_they_were_traced(
     checkpoint: Path, mode: CompilationMode, custom_ops: str
 ) -> None:
-    compilation = {"mode": mode, "backend": "eager", "splitting_ops": ("attention",)}
+    compilation = {"mode": mode, "backend": "eager", "splitting_ops": ("attention",), "compile_sizes": (1, 6)}
     runner = make_runner(GeneratedRunner, checkpoint, custom_ops, **compilation)
     compiled = dict(counters["stats"])
     compare(runner, checkpoint, tolerance=1e-5)
@@ -181,7 +182,12 @@ def test_graphs_that_run_as_they_were_traced(
 @pytest.mark.parametrize("custom_ops", ["none", "all", "none,+rms_norm"])
 @pytest.mark.parametrize("mode", [Modes.STOCK_TORCH_COMPILE, Modes.DYNAMO_TRACE_ONCE, Modes.VLLM_COMPILE])
 def test_generated_code(checkpoint: Path, mode: CompilationMode, custom_ops: str) -> None:
-    compilation = {"mode": mode, "backend": "inductor", "splitting_ops": ("attention",)}
+    compilation = {
+        "mode": mode,
+        "backend": "inductor",
+        "splitting_ops": ("attention",),
+        "compile_sizes": (1, 6),
+    }
     runner = make_runner(GeneratedRunner, checkpoint, custom_ops, **compilation)
     compiled = dict(counters["stats"])
     compare(runner, checkpoint, tolerance=1e-5)
@@ -189,8 +195,13 @@ def test_generated_code(checkpoint: Path, mode: CompilationMode, custom_ops: str
 
 
 def test_generated_code_in_one_mode(checkpoint: Path) -> None:
-    """One of the slow cases above in every run."""
-    compilation = {"mode": Modes.VLLM_COMPILE, "backend": "inductor", "splitting_ops": ("attention",)}
+    """One of the slow cases above in every run; a step in which all requests decode has a size of its own."""
+    compilation = {
+        "mode": Modes.VLLM_COMPILE,
+        "backend": "inductor",
+        "splitting_ops": ("attention",),
+        "compile_sizes": (MAX_REQUESTS,),
+    }
     compare(make_runner(GeneratedRunner, checkpoint, "none", **compilation), checkpoint, tolerance=1e-5)
 
 

@@ -34,6 +34,7 @@ SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
     "O3": (3, {}),
     "captured": (0, {"cudagraph_mode": "FULL", "custom_ops": ["all"]}),
     "fused, two ranges": (2, {"pass_config": FUSIONS, "compile_ranges_endpoints": [7]}),
+    "exact sizes": (2, {"compile_sizes": [1, 5]}),
     **{f"compiled, {graphs}": (1, {"cudagraph_mode": graphs}) for graphs in GRAPHS},
     **{
         f"traced once, {graphs}": (1, {"mode": "DYNAMO_TRACE_ONCE", "cudagraph_mode": graphs})

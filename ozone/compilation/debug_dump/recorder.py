@@ -63,6 +63,7 @@ class DebugDump(Observer):
         self._listing: list[str] = []  # of the graph at hand, as the last pass left it
         self._pieces: Sequence[Piece] = ()
         self._launches: dict[fx.Node, int] = {}
+        self._generated: dict[str, str] = {}  # what pieces became, by their fingerprints
         self._pool = _Pool()
         self._directory.write("config.json", json.dumps(settings_json(config), indent=2))
         self._directory.write("config.txt", "\n".join(table(settings_rows(config), _WIDE)) + "\n")
@@ -120,6 +121,7 @@ class DebugDump(Observer):
     def traced(self, traced: Traced) -> None:
         # Whatever was made before was in vain, a note says why.
         self._record.graphs.clear()
+        self._generated.clear()
         self._names = Names.of(traced)
         self._show_traced(traced.module.graph)
 
@@ -132,7 +134,10 @@ class DebugDump(Observer):
         self._pieces, self._launches = (), {}
 
     def begins(self, first: int, last: int, traced: Traced) -> None:  # noqa: ARG002 (its listing is known)
-        self._begin(f"{first}-{last}-tokens", f"{first} to {last} tokens")
+        if first == last:
+            self._begin(f"{first}-tokens", f"exactly {first} tokens")
+        else:
+            self._begin(f"{first}-{last}-tokens", f"{first} to {last} tokens")
         self._listing = self._record.traced
 
     def rewrote(self, graph: fx.Graph, report: PassReport | None) -> None:
@@ -156,9 +161,10 @@ class DebugDump(Observer):
         self._pieces = pieces
         kinds: dict[str, str] = {}
         for place, piece in enumerate(pieces):
-            kind = kinds.setdefault(fingerprint(piece.nodes), _letters(len(kinds)))
+            code = fingerprint(piece.nodes)
+            kind = kinds.setdefault(code, _letters(len(kinds)))
             self._add_piece(place, kind, piece.splits, piece.nodes)
-            self._graph.pieces[-1].how = "a call, as it is" if piece.splits else ""
+            self._graph.pieces[-1].how = "a call, as it is" if piece.splits else self._generated.get(code, "")
         self._write_pieces()
 
     def _add_piece(self, place: int, kind: str, splits: bool, nodes: Sequence[fx.Node]) -> None:
@@ -226,6 +232,9 @@ class DebugDump(Observer):
             how = f"{backend}, op by op" if backend == "eager" else backend
         for equal in graph.kinds[piece.kind]:
             graph.pieces[equal].how = how
+        if self._pieces:
+            code = fingerprint(self._pieces[place].nodes)
+            self._generated.setdefault(code, f"{how}, as for {graph.title}" if sources else how)
         self._write_pieces()
 
     def watched(self, backend: str, options: dict[str, Any] | None) -> Callable[..., Any]:
