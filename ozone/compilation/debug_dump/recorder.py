@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import fx
 
-import ozone
 from ozone.compilation.compiler import Phase
 from ozone.compilation.debug_dump.directory import DumpDirectory
 from ozone.compilation.debug_dump.launches import launch_lines
@@ -39,6 +38,7 @@ from ozone.config.report import settings_json, settings_rows, table
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import show
 from ozone.native import library
+from ozone.version import __version__
 
 logger = logging.getLogger("ozone")
 
@@ -260,7 +260,7 @@ def _overview(config: OzoneConfig) -> list[tuple[str, str]]:
         ("weights and activations", config.model.dtype),
         ("instruction set", "none: the native library is not built" if native is None else native.isa()),
         ("threads", str(config.parallel.num_threads)),
-        ("made by", f"Ozone {ozone.__version__}, torch {torch.__version__}"),
+        ("made by", f"Ozone {__version__}, torch {torch.__version__}"),
         ("made at", time.strftime("%Y-%m-%d %H:%M:%S %Z")),
     ]
 
