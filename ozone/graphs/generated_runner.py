@@ -22,6 +22,7 @@ from ozone.config.ranges import compiled_for
 from ozone.config.schema import CompilationConfig, CompilationMode
 from ozone.engine.input_buffers import BatchCounts
 from ozone.graphs.eager_runner import EagerRunner
+from ozone.platforms.torch_threads import torch_threads
 
 
 class GeneratedRunner(EagerRunner):
@@ -41,18 +42,29 @@ class GeneratedRunner(EagerRunner):
         Raises: `ConfigError` where the backend cannot work here, `CompileError` where it cannot compile the
             model.
         """
-        observer, path = observer or Observer(), compilation.debug_dump_path
+        observer = observer or Observer()
         backend = Backend(compilation.backend, compilation.inductor_compile_config)
         backend.check(f"-cc.mode={compilation.mode.name} with -cc.custom_ops={list(compilation.custom_ops)}")
         with phase("kv cache"):
             super().__init__(*args, **settings)
+        # Generated code has the number of threads in it, and where Dynamo guards, it guards that number too.
+        with torch_threads(self._num_threads):
+            self._steps = self._compiled(compilation, backend, progress, phase, observer)
+
+    def _compiled(
+        self,
+        compilation: CompilationConfig,
+        backend: Backend,
+        progress: Callable[[int, int], None],
+        phase: Phase,
+        observer: Observer,
+    ) -> ByTokens[Callable[[BatchCounts], Tensor]]:
+        path = compilation.debug_dump_path
         step = Step(self._model, self._kv_caches)
-        self._steps: ByTokens[Callable[[BatchCounts], Tensor]]
         most = len(self._inputs.token_ids)
         if compilation.mode is CompilationMode.STOCK_TORCH_COMPILE:
             with phase("generate code"), naming(f"{backend.name} cannot compile the model", path):
-                self._steps = ByTokens([(1, most, _StockStep(step, self._inputs, backend, observer))])
-            return
+                return ByTokens([(1, most, _StockStep(step, self._inputs, backend, observer))])
         splitting_ops = compilation.splitting_ops if compilation.mode is CompilationMode.VLLM_COMPILE else ()
         with phase("trace"), naming("the model cannot be traced", path):
             traced = trace(step, self._inputs)
@@ -76,7 +88,7 @@ class GeneratedRunner(EagerRunner):
                 )
 
         ranges = compiled_for(compilation, most)
-        self._steps = ByTokens([(first, last, generated(first, last)) for first, last in ranges])
+        return ByTokens([(first, last, generated(first, last)) for first, last in ranges])
 
     def _hidden(self, counts: BatchCounts) -> Tensor:
         return self._steps[counts.num_tokens](counts)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, cast
 
@@ -19,6 +18,7 @@ from ozone.layers.checkpoint import Checkpoint, LoadableLayer
 from ozone.layers.linear import Linear
 from ozone.layers.options import BuildOptions
 from ozone.ops.choice import OpChoice
+from ozone.platforms.torch_threads import torch_threads
 from ozone.quantization import decoders, scheme_for
 from ozone.weights.source import WeightSource
 
@@ -77,7 +77,8 @@ def load_weights(
     checkpoint = Checkpoint(source, decoders())
     layers = [module for module in model.modules() if isinstance(module, LoadableLayer)]
     layers.sort(key=LoadableLayer.load_cost, reverse=True)
-    with _one_thread_per_op(), ThreadPoolExecutor(num_threads, thread_name_prefix="load") as pool:
+    # Layers load side by side, so an op that also forked would only get in the way of the others.
+    with torch_threads(1), ThreadPoolExecutor(num_threads, thread_name_prefix="load") as pool:
         loads = [pool.submit(layer.load, checkpoint) for layer in layers]
         try:
             for done, load in enumerate(as_completed(loads), start=1):
@@ -112,14 +113,3 @@ def _bytes(modules: Iterable[nn.Module]) -> int:
         tensor.untyped_storage() for module in modules for tensor in (*module.parameters(), *module.buffers())
     )
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-@contextlib.contextmanager
-def _one_thread_per_op() -> Iterator[None]:
-    """Layers load side by side, so an op that also forked would only get in the way of the others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -57,7 +57,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_runner(
-    kind: type[EagerRunner], path: Path, custom_ops: str, max_model_len: int = 128, **compilation: Any
+    kind: type[EagerRunner],
+    path: Path,
+    custom_ops: str,
+    max_model_len: int = 128,
+    num_threads: int = 2,
+    **compilation: Any,
 ) -> EagerRunner:
     files = open_model(str(path))
     ops = tuple(custom_ops.split(","))
@@ -70,7 +75,7 @@ def make_runner(
         "cache": CacheConfig(block_size=BLOCK_SIZE, kv_cache_memory_bytes=NUM_BLOCKS * block_bytes),
         "scheduler": SchedulerConfig(max_num_batched_tokens=MAX_TOKENS, max_num_seqs=MAX_REQUESTS),
         "max_model_len": max_model_len,
-        "num_threads": 2,
+        "num_threads": num_threads,
     }
     if kind is not EagerRunner:
         settings["compilation"] = CompilationConfig(custom_ops=ops, **compilation)
@@ -232,3 +237,24 @@ def test_models_of_one_process_are_compiled_one_after_another(checkpoint: Path) 
     with torch._dynamo.config.patch(recompile_limit=2):
         for max_model_len in (64, 80, 96, 112):  # with a table of that length each
             make_runner(GeneratedRunner, checkpoint, "none", max_model_len, **stock)
+
+
+@pytest.mark.parametrize("mode", [Modes.STOCK_TORCH_COMPILE, Modes.VLLM_COMPILE])
+def test_a_model_is_compiled_for_the_number_of_threads_it_runs_with(
+    checkpoint: Path, mode: CompilationMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many the caller has: torch keeps a number for each thread, and the engine steps in its own."""
+    during: list[int] = []
+    compile_model = GeneratedRunner._compiled
+
+    def compiled(*args: Any) -> Any:
+        during.append(torch.get_num_threads())
+        return compile_model(*args)
+
+    monkeypatch.setattr(GeneratedRunner, "_compiled", compiled)
+    before = torch.get_num_threads()
+    settings: dict[str, Any] = {"num_threads": before + 1, "mode": mode, "backend": "eager"}
+    runner = make_runner(GeneratedRunner, checkpoint, "none", **settings)
+    assert during == [before + 1] and torch.get_num_threads() == before
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compare(runner, checkpoint, tolerance=1e-5)
