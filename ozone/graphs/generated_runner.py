@@ -22,7 +22,7 @@ from ozone.config.ranges import compiled_for
 from ozone.config.schema import CompilationConfig, CompilationMode
 from ozone.engine.input_buffers import BatchCounts
 from ozone.graphs.eager_runner import EagerRunner
-from ozone.platforms.torch_threads import torch_threads
+from ozone.ops.torch_threads import torch_threads
 
 
 class GeneratedRunner(EagerRunner):

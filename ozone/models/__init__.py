@@ -18,7 +18,7 @@ from ozone.layers.checkpoint import Checkpoint, LoadableLayer
 from ozone.layers.linear import Linear
 from ozone.layers.options import BuildOptions
 from ozone.ops.choice import OpChoice
-from ozone.platforms.torch_threads import torch_threads
+from ozone.ops.torch_threads import torch_threads
 from ozone.quantization import decoders, scheme_for
 from ozone.weights.source import WeightSource
 
