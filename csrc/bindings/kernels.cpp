@@ -90,6 +90,14 @@ void bind_kernels(nb::module_& m) {
                 return nb::tuple(result);
             },
             "(name, kind) of each field.")
+        .def_prop_ro(
+            "ways",
+            [](const PyKernel& self) {
+                nb::list result;
+                for (const std::string_view way : self.kernel->ways) result.append(nb::str(way.data()));
+                return nb::tuple(result);
+            },
+            "Names of the ways to do the same in another time, the default first; none where there is but one.")
         .def("__call__", call, "Launch it on the thread team.")
         .def("alone", call_alone, "Run it on the calling thread.");
     m.def(

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "runtime/program.h"
@@ -23,6 +24,9 @@ class Launches {
     // Nanoseconds of each of so many runs.
     std::vector<uint64_t> times(int64_t repeats) const;
     Program store(const BatchHeader& header, std::span<const Span> spans) const;
+    // The name of the way that each would take now; empty for kernels that have but one.
+    std::vector<std::string_view> ways() const;
+    std::vector<uint64_t> shapes() const;  // of each, see runtime/ways.h
     size_t size() const;
 
     bool dry = false;  // what is recorded is not run

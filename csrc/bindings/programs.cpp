@@ -13,6 +13,7 @@
 #include "bindings/bindings.h"
 #include "bindings/launches.h"
 #include "runtime/launch.h"
+#include "runtime/ways.h"
 
 namespace nb = nanobind;
 
@@ -49,6 +50,24 @@ Program Launches::store(const BatchHeader& header, std::span<const Span> spans) 
     for (const Made& made : made_)
         program.launches.push_back(ozone::store(*made.kernel, values_.data() + made.first, header, spans));
     return program;
+}
+
+std::vector<std::string_view> Launches::ways() const {
+    std::vector<std::string_view> names;
+    const std::lock_guard lock(mutex_);
+    for (const Made& made : made_) {
+        const Kernel& kernel = *made.kernel;
+        const auto way = static_cast<size_t>(way_of(kernel, values_.data() + made.first));
+        names.push_back(kernel.ways.empty() ? std::string_view{} : kernel.ways[way]);
+    }
+    return names;
+}
+
+std::vector<uint64_t> Launches::shapes() const {
+    std::vector<uint64_t> shapes;
+    const std::lock_guard lock(mutex_);
+    for (const Made& made : made_) shapes.push_back(shape_of(*made.kernel, values_.data() + made.first));
+    return shapes;
 }
 
 size_t Launches::size() const {
@@ -143,8 +162,24 @@ void bind_programs(nb::module_& m) {
             nb::arg("dry") = false,
             "Add what this thread launches on the team from now on, instead of running it where it is a dry run.")
         .def_static("stop", [] { recording.reset(); }, "End the recording of this thread.")
-        .def("run", [](const PyLaunches& self) { self.launches->run(); }, nb::call_guard<WithoutGil>(),
-             "Make all of them again.")
+        .def(
+            "run",
+            [](const PyLaunches& self, int way) {
+                const WithWay with(way);
+                self.launches->run();
+            },
+            nb::arg("way") = -1, nb::call_guard<WithoutGil>(),
+            "Make all of them again. `way`: by its place in a kernel's `ways`; -1: as chosen.")
+        .def(
+            "ways",
+            [](const PyLaunches& self) {
+                nb::list names;
+                for (const std::string_view name : self.launches->ways()) names.append(nb::str(name.data(), name.size()));
+                return names;
+            },
+            "The way that each launch would take now; empty for kernels that have but one.")
+        .def("shapes", [](const PyLaunches& self) { return self.launches->shapes(); },
+             "What `set_ways` knows each launch by.")
         .def("times", [](const PyLaunches& self, int64_t repeats) { return self.launches->times(repeats); },
              nb::arg("repeats"), nb::call_guard<WithoutGil>(), "Make all of them again, so often; nanoseconds of each time.")
         .def(
@@ -187,13 +222,26 @@ void bind_programs(nb::module_& m) {
             "Run it for a batch in one launch, inside the thread team.")
         .def(
             "times",
-            [](BoundProgram& self, const Counts& counts) {
+            [](BoundProgram& self, const Counts& counts, int way) {
                 const BatchHeader header = header_of(counts);
                 const WithoutGil release;
+                const WithWay with(way);
                 return self.times(header);
             },
-            nb::arg("header"), "Replay it; nanoseconds of each node.")
+            nb::arg("header"), nb::arg("way") = -1,
+            "Replay it; nanoseconds of each node. `way`: by its place in a kernel's `ways`; -1: as chosen.")
         .def("nodes", nodes_of, nb::arg("header"), "(kernel, values of its fields) of each, for a batch.")
+        .def(
+            "shapes",
+            [](BoundProgram& self) {
+                nb::list shapes;
+                for (size_t node = 0; node < self.size(); ++node) {
+                    const std::vector<uint64_t> fields = self.fields(node, BatchHeader{});
+                    shapes.append(shape_of(self.kernel(node), fields.data()));
+                }
+                return shapes;
+            },
+            "What `set_ways` knows each launch by.")
         .def("__len__", &BoundProgram::size);
 }
 

@@ -1,15 +1,19 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "bindings/bindings.h"
 #include "runtime/isa.h"
 #include "runtime/memory.h"
 #include "runtime/team.h"
+#include "runtime/ways.h"
 
 namespace nb = nanobind;
 
@@ -39,6 +43,27 @@ void set_isa_by_name(std::string_view name) {
     throw std::invalid_argument("no such instruction set here: " + std::string(name));
 }
 
+using Spans = std::vector<std::pair<int64_t, int>>;
+using Shapes = std::vector<std::pair<uint64_t, Spans>>;
+
+void set_ways_of(const Shapes& shapes) {
+    std::vector<ShapeWays> all;
+    for (const auto& [shape, spans] : shapes) {
+        all.push_back({shape, {}});
+        for (const auto& [last, way] : spans) all.back().spans.push_back({last, way});
+    }
+    set_ways(std::move(all));
+}
+
+Shapes shapes_with_ways() {
+    Shapes all;
+    for (const ShapeWays& shape : ways()) {
+        all.emplace_back(shape.shape, Spans{});
+        for (const WaySpan& span : shape.spans) all.back().second.emplace_back(span.last, span.way);
+    }
+    return all;
+}
+
 }  // namespace
 
 void bind_runtime(nb::module_& m) {
@@ -50,6 +75,12 @@ void bind_runtime(nb::module_& m) {
     m.def("num_threads", [] { return num_threads(); }, "Size of the thread team.");
     m.def("set_num_threads", set_num_threads, nb::arg("size"), nb::call_guard<WithoutGil>(),
           "Replace the thread team, after the launch that is under way.");
+
+    m.attr("NO_END") = std::numeric_limits<int64_t>::max();
+    m.def("set_ways", set_ways_of, nb::arg("shapes"),
+          "Replace the ways that launches of the calling thread take, (shape, [(last row count, way), ...]) for each "
+          "shape; the last span ends at NO_END. Other shapes take their kernel's first way. ValueError for spans that are not in order.");
+    m.def("ways", shapes_with_ways, "What `set_ways` was given in this thread, by shape.");
 
     m.def("allocate", allocate, nb::arg("name"), nb::arg("size"),
           "A memory region of zeros as an array of bytes, released with the last array over it.");

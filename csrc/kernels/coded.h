@@ -35,12 +35,22 @@ inline constexpr int kStreamedTiles = 4;
 #else
 inline constexpr int kStreamedTiles = 1;
 #endif
+// How far ahead of itself one pass over weights asks memory for them.
+inline constexpr int64_t kAheadBytes = 8 << 10;
+
+// What ways of these products differ in.
+struct CodedWay {
+    int64_t streamed_tiles, ahead_bytes;
+};
+inline constexpr CodedWay kCodedWays[] = {
+    {kStreamedTiles, kAheadBytes},      // "default"
+    {4 * kStreamedTiles, kAheadBytes},  // "stream"
+    {kStreamedTiles, kAheadBytes / 2},  // "near"
+};
 constexpr int tile_vectors(int tokens) { return tokens == 1 ? kPanelVectors : 3; }
 
 // Every coding has steps of 4 bytes for each row; a vector of them is one of kLanes rows.
 inline constexpr int64_t kStepBytes = kPanelRows * 4, kVectorBytes = kLanes * 4;
-// How far ahead of itself one pass over weights asks memory for them.
-inline constexpr int64_t kAheadBytes = 8 << 10;
 
 // ---- arithmetic: how units are multiplied and added ----
 
@@ -84,11 +94,11 @@ struct Pairs {
 // Decodes `vectors` vectors of a step and adds their products to the sums of a tile.
 template <int tokens, int vectors, typename Coding>
 OZONE_INLINE void add_step(F32 (&sums)[tokens][vectors], const Coding& coding, const uint8_t* weights,
-                           const uint32_t* x) {
+                           const uint32_t* x, int64_t ahead) {
 #pragma GCC unroll 6
     for (int v = 0; v < vectors; ++v) {
         const uint8_t* from = weights + v * kVectorBytes;
-        if ((v * kVectorBytes) % 64 == 0) __builtin_prefetch(from + kAheadBytes);
+        if ((v * kVectorBytes) % 64 == 0) __builtin_prefetch(from + ahead);
         const auto vector = coding.decode(from);
 #pragma GCC unroll 8
         for (int u = 0; u < Coding::kUnits; ++u)
@@ -108,7 +118,7 @@ struct Decoded {
 
 template <int tokens, int vectors, typename A>
 OZONE_INLINE void add_step(F32 (&sums)[tokens][vectors], const Decoded<A>&, const uint8_t* weights,
-                           const uint32_t* x) {
+                           const uint32_t* x, int64_t) {
     typename A::Unit units[vectors];
 #pragma GCC unroll 6
     for (int v = 0; v < vectors; ++v) std::memcpy(&units[v], weights + v * kVectorBytes, sizeof units[v]);
@@ -127,6 +137,7 @@ struct Pass {
     int64_t panel = 0, token = 0, group = 0;  // the first of each, tokens counted within the chunk
     int64_t panels_apart = 0, panel_bytes = 0;
     int64_t steps = 0, group_steps = 0;  // of all groups, of one
+    int64_t ahead_bytes = kAheadBytes;   // how far ahead a step asks for weights that it decodes
     bool grouped = false;                // otherwise the sum of the one group goes on from `totals`, unscaled
     // What a step prefetches where weights are decoded already, and by how much that advances.
     const char* ahead = nullptr;
@@ -141,7 +152,7 @@ __attribute__((noinline)) void multiply(const Op& op, const Coding& codes, const
                                         const uint32_t* x, float* totals) {
     constexpr int vectors = tile_vectors(tokens);
     const Coding coding = codes;
-    const int64_t apart = pass.panels_apart * pass.panel_bytes;
+    const int64_t apart = pass.panels_apart * pass.panel_bytes, ahead_bytes = pass.ahead_bytes;
     for (int first = 0; first < kPanelVectors; first += vectors) {
         const uint8_t* w = weights + first * kVectorBytes;
         const uint32_t* activations = x;
@@ -167,7 +178,7 @@ __attribute__((noinline)) void multiply(const Op& op, const Coding& codes, const
                     __builtin_prefetch(activations + pass.next_tile);
                 }
 #pragma GCC unroll 2
-                for (int p = 0; p < panels; ++p) add_step(sums[p], coding, w + p * apart, activations);
+                for (int p = 0; p < panels; ++p) add_step(sums[p], coding, w + p * apart, activations, ahead_bytes);
                 w += kStepBytes;
                 activations += Coding::kUnits * tokens;
             }
@@ -291,8 +302,9 @@ class CodedProduct {
     using Arithmetic = typename Coding::Arithmetic;
 
   public:
-    explicit CodedProduct(Op& op)
+    CodedProduct(Op& op, const CodedWay& way)
         : op_(op),
+          way_(way),
           steps_((op.cols + Coding::kColumns - 1) / Coding::kColumns),
           grouped_(op.group_cols < op.cols),
           group_steps_(grouped_ ? op.group_cols / Coding::kColumns : steps_) {}
@@ -314,7 +326,7 @@ class CodedProduct {
             x_ = reinterpret_cast<uint32_t*>(rest + count_ * op_.numbers_per_token);
             op_.begin(token, count_, rest);
             for (int64_t tile = 0; tile < tiles(); ++tile) pack(tile);
-            if (tiles() <= kStreamedTiles)
+            if (tiles() <= way_.streamed_tiles)
                 stream(mine.panels);
             else
                 for (int64_t panel = mine.panels.begin; panel < mine.panels.end; ++panel) in_blocks(panel);
@@ -348,6 +360,7 @@ class CodedProduct {
         pass.grouped = grouped_;
         pass.group_steps = group_steps_;
         pass.steps = steps_;
+        pass.ahead_bytes = way_.ahead_bytes;
         int64_t panel = panels.begin;
         // One token has too few sums to keep the multipliers busy: it takes two panels at a time, of two streams.
         if (count_ == 1) {
@@ -422,6 +435,7 @@ class CodedProduct {
     }
 
     Op& op_;
+    const CodedWay way_;
     const int64_t steps_;
     const bool grouped_;
     const int64_t group_steps_;

@@ -229,7 +229,7 @@ static_assert(kSumsBytes + kPackedBytes <= static_cast<int64_t>(kScratchBytes));
 static_assert(kTile * kBlockBytes / (kPanelRows * 2) * 4 <= kPackedBytes, "a block of any type fits");
 
 template <typename T>
-void product(const LinearFloat& p, int rank, int size) {
+void product(const LinearFloat& p, int rank, int size, int way) {
     using F = Format<T>;
     using Unit = typename F::Unit;
     const int64_t steps = (p.cols + F::kStep - 1) / F::kStep, panels = (p.rows + kPanelRows - 1) / kPanelRows;
@@ -269,7 +269,7 @@ void product(const LinearFloat& p, int rank, int size) {
                     }
                     const int vectors = tile_vectors(n), parts = kPanelVectors / vectors;
                     for (int part = 0; part < parts; ++part)
-                        add_steps_of<T>(n, tiles > 1, sums + t * kPanelRows + part * vectors * kLanes,
+                        add_steps_of<T>(n, way == 1 || tiles > 1, sums + t * kPanelRows + part * vectors * kLanes,
                                         w + part * vectors * kLanes * F::kStep, activations, count, s == 0,
                                         prefetch_for(w, count, step_bytes, t * parts + part * n, n, tokens * parts));
                 }
@@ -281,11 +281,11 @@ void product(const LinearFloat& p, int rank, int size) {
 
 }  // namespace
 
-void run(const LinearFloat& p, int rank, int size) {
+void run(const LinearFloat& p, int rank, int size, int way) {
 #if defined(__AMX_BF16__)
     if (fits_tiles(p)) return product_in_tiles(p, rank, size);
 #endif
-    with_type(p.dtype, [&]<typename T>(T) { product<T>(p, rank, size); });
+    with_type(p.dtype, [&]<typename T>(T) { product<T>(p, rank, size, way); });
 }
 
 }  // namespace ozone::OZONE_ISA

@@ -12,6 +12,8 @@ namespace ozone {
 struct LinearFloat {
     static constexpr std::string_view name = "linear_float";
     static constexpr uint32_t version = 1;
+    // "far": a few tokens have weights fetched into the second-level cache too, not the first.
+    static constexpr std::string_view ways[] = {"default", "far"};
     static constexpr Field fields[] = {
         {"out", Kind::output},     {"x", Kind::input},         {"weight", Kind::input},
         {"bias", Kind::input},     {"residual", Kind::input},  {"tokens", Kind::count},

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include "kernels/coded.h"
 
@@ -197,11 +198,13 @@ struct Product {
     }
 };
 
+static_assert(std::size(kCodedWays) == std::size(LinearFp8::ways));
+
 }  // namespace
 
-void run(const LinearFp8& p, int rank, int size) {
+void run(const LinearFp8& p, int rank, int size, int way) {
     Product product{p};
-    CodedProduct(product).run(rank, size);
+    CodedProduct(product, kCodedWays[way]).run(rank, size);
 }
 
 void run(const PackFp8& p, int rank, int size) {

@@ -18,6 +18,8 @@ namespace ozone {
 struct LinearFp8 {
     static constexpr std::string_view name = "linear_fp8";
     static constexpr uint32_t version = 1;
+    // "stream": up to 128 tokens decode weights for themselves; "near": that is asked for ahead by less.
+    static constexpr std::string_view ways[] = {"default", "stream", "near"};
     static constexpr Field fields[] = {
         {"out", Kind::output},         {"x", Kind::input},      {"x_scale", Kind::input},  {"weight", Kind::input},
         {"weight_scale", Kind::input}, {"bias", Kind::input},   {"residual", Kind::input}, {"tokens", Kind::count},

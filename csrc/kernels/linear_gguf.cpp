@@ -1,5 +1,8 @@
 #include "kernels/linear_gguf.h"
 
+#include <cstring>
+#include <iterator>
+
 #include "kernels/gguf_types.h"
 #include "kernels/panel.h"
 #include "kernels/product.h"
@@ -25,6 +28,17 @@ constexpr int64_t kPackBytes = 16 << 10;
 // asking for what is there or under way costs next to nothing: memory is read at 90-100% of what one core can,
 // with one request at 70%.
 constexpr int64_t kAheadBytes[] = {24 << 10, 14 << 10, 6 << 10};
+// The same for processors that do not drop requests: what is needed soon goes into the first-level cache.
+constexpr int64_t kNearBytes[] = {12 << 10, 4 << 10};
+
+// What ways differ in.
+struct Way {
+    int64_t few_tokens;  // up to so many go through weights as they lie in memory, where there is a loop for that
+    bool near;
+};
+constexpr int64_t kFewTokens = 3;
+constexpr Way kWays[] = {{kFewTokens, false}, {0, false}, {kFewTokens, true}};
+static_assert(std::size(kWays) == std::size(LinearGguf::ways));
 
 // Activations in the order in which they are read: tiles of tokens one after the other, in each its groups of
 // columns, and in each group
@@ -106,24 +120,29 @@ OZONE_INLINE F32 add_scaled(F32 total, const I32* sums, const F32* scales, F32 m
 }
 
 // Asks for the part `part` of `parts` of the group that comes kAheadBytes later.
-template <typename Type>
+template <typename Type, bool near>
 OZONE_INLINE void prefetch(const uint8_t* unit, int group, int part, int parts) {
     // The first group's bytes include the unit's head.
     const int64_t begin = group ? Type::kHeadBytes + group * Type::kGroupBytes : 0;
     const int64_t lines = (Type::kHeadBytes + (group + 1) * Type::kGroupBytes - begin + 63) / 64;
     for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line)
-        for (const int64_t ahead : kAheadBytes) __builtin_prefetch(unit + begin + line * 64 + ahead, 0, 2);
+        if constexpr (near) {
+            __builtin_prefetch(unit + begin + line * 64 + kNearBytes[0], 0, 2);
+            __builtin_prefetch(unit + begin + line * 64 + kNearBytes[1], 0, 3);
+        } else {
+            for (const int64_t ahead : kAheadBytes) __builtin_prefetch(unit + begin + line * 64 + ahead, 0, 2);
+        }
 }
 
 // Adds up the products of a tile with a panel: sums (tokens, 48). Weights are taken apart once for all tokens.
-template <typename Type>
+template <typename Type, bool near>
 __attribute__((noinline)) void add_panel(float* sums, const Tile& x, const uint8_t* panel, int64_t units) {
     constexpr int kHalves = Type::kHalfScales ? 2 : 1, kSteps = kGroupSteps / kHalves;
     for (int64_t unit = 0; unit < units; ++unit, panel += Type::kUnitBytes) {
         for (int part = 0; part < Type::kGroups; ++part) {
             const Columns columns(x, unit * Type::kGroups + part);
             for (int v = 0; v < kPanelVectors; ++v) {
-                prefetch<Type>(panel, part, v, kPanelVectors);
+                prefetch<Type, near>(panel, part, v, kPanelVectors);
                 const Rows<Type> rows(panel, part, v * kLanes);
                 I32 weights[kGroupSteps];
 #pragma GCC unroll 8
@@ -148,9 +167,7 @@ __attribute__((noinline)) void add_panel(float* sums, const Tile& x, const uint8
 #if defined(__AVX512F__)
 // The same for so few tokens that memory decides how long it takes: weights are read in the order in which they
 // lie there.
-constexpr int kFewTokens = 2;
-
-template <typename Type, int kTokens>
+template <typename Type, bool near, int kTokens>
 __attribute__((noinline)) void add_panel_few(float* sums, const Tile& x, const uint8_t* panel, int64_t units) {
     F32 totals[kTokens][kPanelVectors];
     for (int t = 0; t < kTokens; ++t)
@@ -162,7 +179,7 @@ __attribute__((noinline)) void add_panel_few(float* sums, const Tile& x, const u
                 {panel, part, 0}, {panel, part, kLanes}, {panel, part, 2 * kLanes}};
             // Lower and upper columns apart: they come out of the same bytes, and two chains of sums are faster.
             I32 exact[kTokens][kPanelVectors][2];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
             for (int t = 0; t < kTokens; ++t)
 #pragma GCC unroll 3
                 for (int v = 0; v < kPanelVectors; ++v) {
@@ -172,13 +189,13 @@ __attribute__((noinline)) void add_panel_few(float* sums, const Tile& x, const u
             constexpr int kLines = Type::kBits == 8 ? 8 : 4;
 #pragma GCC unroll 8
             for (int line = 0; line < kLines; ++line) {
-                prefetch<Type>(panel, part, line, kLines);
+                prefetch<Type, near>(panel, part, line, kLines);
 #pragma GCC unroll 3
                 for (int v = 0; v < kPanelVectors; ++v)
 #pragma GCC unroll 2
                     for (int step = line; step < kGroupSteps; step += kLines) {
                         const I32 weights = rows[v].weights(step);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
                         for (int t = 0; t < kTokens; ++t) {
                             I32& sum = exact[t][v][step / 4];
                             sum = dot(sum, weights, broadcast(columns.at(t) + step * 4));
@@ -189,7 +206,7 @@ __attribute__((noinline)) void add_panel_few(float* sums, const Tile& x, const u
             for (int v = 0; v < kPanelVectors; ++v) {
                 const F32 scales[2] = {rows[v].scale(0), Type::kHalfScales ? rows[v].scale(1) : F32{}};
                 const F32 min = Type::kHasMin ? rows[v].min() : F32{};
-#pragma GCC unroll 2
+#pragma GCC unroll 3
                 for (int t = 0; t < kTokens; ++t) {
                     if (!Type::kHalfScales) exact[t][v][0] += exact[t][v][1];
                     totals[t][v] = add_scaled<Type>(totals[t][v], exact[t][v], scales, min, columns, t);
@@ -202,11 +219,24 @@ __attribute__((noinline)) void add_panel_few(float* sums, const Tile& x, const u
 }
 #endif
 
+template <typename Type, bool near>
+OZONE_INLINE void add_panel_in_way(float* sums, const Tile& x, const uint8_t* panel, int64_t units,
+                                   [[maybe_unused]] int64_t few) {
+#if defined(__AVX512F__)
+    if (x.tokens <= few) {
+        if (x.tokens == 1) return add_panel_few<Type, near, 1>(sums, x, panel, units);
+        if (x.tokens == 2) return add_panel_few<Type, near, 2>(sums, x, panel, units);
+        return add_panel_few<Type, near, 3>(sums, x, panel, units);
+    }
+#endif
+    add_panel<Type, near>(sums, x, panel, units);
+}
+
 // Tokens [first, first + tokens) with the panels [panels.begin, panels.end) of a segment whose packed weights
 // begin at `weight` and whose rows are [row, end).
 template <typename Type>
-void multiply(const LinearGguf& p, int64_t rows, int64_t first, int64_t tokens, Share panels, const uint8_t* weight,
-              int64_t row, int64_t end) {
+void multiply(const LinearGguf& p, const Way& way, int64_t rows, int64_t first, int64_t tokens, Share panels,
+              const uint8_t* weight, int64_t row, int64_t end) {
     const int64_t units = p.cols / (kGroupCols * Type::kGroups);
     const int64_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
     float* sums = reinterpret_cast<float*>(scratch());
@@ -222,13 +252,8 @@ void multiply(const LinearGguf& p, int64_t rows, int64_t first, int64_t tokens, 
             const Tile x{arranged + t * (p.cols / kGroupCols) * kTokenBytes, in_tile};
             const uint8_t* packed = weight + panel * units * Type::kUnitBytes;
             __builtin_memset(sums, 0, in_tile * kPanelRows * 4);
-#if defined(__AVX512F__)
-            if (in_tile <= kFewTokens)
-                in_tile == 1 ? add_panel_few<Type, 1>(sums, x, packed, units)
-                             : add_panel_few<Type, 2>(sums, x, packed, units);
-            else
-#endif
-                add_panel<Type>(sums, x, packed, units);
+            way.near ? add_panel_in_way<Type, true>(sums, x, packed, units, way.few_tokens)
+                     : add_panel_in_way<Type, false>(sums, x, packed, units, way.few_tokens);
             for (int64_t i = 0; i < in_tile; ++i) {
                 // A segment may end inside of the panel, so `rows` says where, and addresses are the token's own.
                 const int64_t at = (first + t + i) * rows * (p.dtype == static_cast<int64_t>(DType::f32) ? 4 : 2);
@@ -245,7 +270,7 @@ void multiply(const LinearGguf& p, int64_t rows, int64_t first, int64_t tokens, 
 
 }  // namespace
 
-void run(const LinearGguf& p, int rank, int size) {
+void run(const LinearGguf& p, int rank, int size, int way) {
     int64_t rows = 0, panels = 0;
     for (const auto& segment : p.segments) {
         rows += segment.rows;
@@ -270,7 +295,7 @@ void run(const LinearGguf& p, int rank, int size) {
             const Share own{begin < 0 ? 0 : begin, end > own_panels ? own_panels : end};
             with_gguf_type(segment.type, [&]<typename Type>(Type) {
                 if (own.begin < own.end)
-                    multiply<Type>(p, rows, first, last - first, own, weight, row, row + segment.rows);
+                    multiply<Type>(p, kWays[way], rows, first, last - first, own, weight, row, row + segment.rows);
                 weight += own_panels * (p.cols / (kGroupCols * Type::kGroups)) * Type::kUnitBytes;
             });
             row += segment.rows;

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <iterator>
 
 #include "kernels/coded.h"
 
@@ -142,17 +143,19 @@ struct Product {
     }
 };
 
+static_assert(std::size(kCodedWays) == std::size(LinearInt4::ways));
+
 }  // namespace
 
-void run(const LinearInt4& p, int rank, int size) {
+void run(const LinearInt4& p, int rank, int size, int way) {
 #if defined(__AVX512BF16__)
     if (p.dtype == static_cast<int64_t>(DType::bf16)) {
         Product<Int4Pairs> product{p};
-        return CodedProduct(product).run(rank, size);
+        return CodedProduct(product, kCodedWays[way]).run(rank, size);
     }
 #endif
     Product<Int4Floats> product{p};
-    CodedProduct(product).run(rank, size);
+    CodedProduct(product, kCodedWays[way]).run(rank, size);
 }
 
 void run(const PackInt4& p, int rank, int size) {

@@ -18,6 +18,8 @@ namespace ozone {
 struct LinearInt4 {
     static constexpr std::string_view name = "linear_int4";
     static constexpr uint32_t version = 1;
+    // "stream": up to 128 tokens decode weights for themselves; "near": that is asked for ahead by less.
+    static constexpr std::string_view ways[] = {"default", "stream", "near"};
     static constexpr Field fields[] = {
         {"out", Kind::output},  {"x", Kind::input},        {"weight", Kind::input}, {"scales", Kind::input},
         {"zeros", Kind::input}, {"bias", Kind::input},     {"residual", Kind::input}, {"tokens", Kind::count},

@@ -1,5 +1,7 @@
 #include "kernels/linear_int8.h"
 
+#include <iterator>
+
 #include "kernels/dot8.h"
 #include "kernels/panel.h"
 #include "kernels/product.h"
@@ -25,8 +27,9 @@ constexpr int kTileTokens = 2;
 // Tokens whose activations are to stay in a second-level cache while panels stream past.
 constexpr int64_t kBlockBytes = 512 << 10;
 constexpr int64_t kLeastBlockTokens = 64, kMostBlockTokens = 512;
-// Steps that one tile after the other does before all go on: their weights stay in a second-level cache.
-constexpr int64_t kChunkSteps = 256;
+// Steps that one tile after the other does before all go on, for each way: their weights stay in a second-level cache.
+constexpr int64_t kChunkSteps[] = {256, 1024};
+static_assert(std::size(kChunkSteps) == std::size(LinearInt8::ways));
 // How far ahead weights are asked for where one tile reads each once, and into which cache: a few tokens are done
 // with a step so soon that what matters is to have the weights near; while more are computed with, a second-level
 // cache can have more requests under way.
@@ -97,11 +100,11 @@ int32_t sum_of(const int8_t* x, int64_t cols) {
 }
 
 // Tokens [first, first + tokens) with the panels [panels.begin, panels.end).
-void multiply(const LinearInt8& p, int64_t first, int64_t tokens, Share panels) {
+void multiply(const LinearInt8& p, int64_t first, int64_t tokens, Share panels, int way) {
     const Output to{p.out, p.bias, p.residual, p.rows, p.dtype};
     const int64_t steps = (p.cols + kStep - 1) / kStep, whole_steps = p.cols / kStep;
     const int64_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
-    const int64_t chunk_steps = tiles == 1 ? steps : kChunkSteps;
+    const int64_t chunk_steps = tiles == 1 ? steps : kChunkSteps[way];
     // While one tile reads a chunk for the first time, the others find it in a cache; so that memory is never
     // idle, each asks for its part of the next chunk.
     const int64_t next_stride = kStepBytes / tiles;
@@ -163,7 +166,7 @@ void multiply(const LinearInt8& p, int64_t first, int64_t tokens, Share panels) 
 
 }  // namespace
 
-void run(const LinearInt8& p, int rank, int size) {
+void run(const LinearInt8& p, int rank, int size, int way) {
     int64_t block = kBlockBytes / p.cols;
     block = block < kLeastBlockTokens ? kLeastBlockTokens : block > kMostBlockTokens ? kMostBlockTokens : block;
     const int64_t panels = (p.rows + kPanelRows - 1) / kPanelRows;
@@ -171,7 +174,7 @@ void run(const LinearInt8& p, int rank, int size) {
     const int64_t tokens = own.tokens.end - own.tokens.begin, blocks = (tokens + block - 1) / block;
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t first = own.tokens.begin + tokens * b / blocks, last = own.tokens.begin + tokens * (b + 1) / blocks;
-        multiply(p, first, last - first, own.panels);
+        multiply(p, first, last - first, own.panels, way);
     }
 #if defined(__AMX_INT8__)
     _tile_release();

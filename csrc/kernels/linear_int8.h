@@ -14,6 +14,8 @@ namespace ozone {
 struct LinearInt8 {
     static constexpr std::string_view name = "linear_int8";
     static constexpr uint32_t version = 1;
+    // "long": tiles of tokens go through four times as many columns before the next one has its turn.
+    static constexpr std::string_view ways[] = {"default", "long"};
     static constexpr Field fields[] = {
         {"out", Kind::output},         {"x", Kind::input},    {"x_scale", Kind::input}, {"weight", Kind::input},
         {"weight_scale", Kind::input}, {"bias", Kind::input}, {"residual", Kind::input}, {"tokens", Kind::count},

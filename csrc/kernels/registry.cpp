@@ -2,6 +2,7 @@
 #include "runtime/kernel.h"
 
 #include <iterator>
+#include <utility>
 
 #include "kernels/activation.h"
 #include "kernels/attention.h"
@@ -25,6 +26,7 @@
 #define DECLARE(isa, params)                                    \
     namespace ozone::isa {                                      \
     void run(const params& p, int rank, int size);              \
+    void run(const params& p, int rank, int size, int way);     \
     }
 #define KERNEL(params) DECLARE(portable, params)
 #include "kernels/kernels.def"
@@ -43,13 +45,53 @@
 namespace ozone {
 namespace {
 
-template <typename Params, void (*variant)(const Params&, int, int)>
-void erased(const void* params, int rank, int size) noexcept {
-    variant(*static_cast<const Params*>(params), rank, size);
+template <typename Params>
+constexpr bool kHasWays = requires { Params::ways; };
+
+template <typename Params, void (*run)(const Params&, int, int)>
+    requires(!kHasWays<Params>)
+constexpr Variant variant() {
+    return {{[](const void* params, int rank, int size) noexcept {
+        run(*static_cast<const Params*>(params), rank, size);
+    }}};
+}
+
+template <typename Params, void (*run)(const Params&, int, int, int)>
+    requires kHasWays<Params>
+constexpr Variant variant() {
+    static_assert(std::size(Params::ways) <= kMaxWays);
+    const auto all = []<size_t... way>(std::index_sequence<way...>) {
+        return Variant{{[](const void* params, int rank, int size) noexcept {
+            run(*static_cast<const Params*>(params), rank, size, static_cast<int>(way));
+        }...}};
+    };
+    return all(std::make_index_sequence<std::size(Params::ways)>());
 }
 
 template <typename Params>
-constexpr Kernel describe(KernelFunction portable, KernelFunction avx2, KernelFunction avx512, KernelFunction amx) {
+constexpr std::span<const std::string_view> names_of_ways() {
+    if constexpr (kHasWays<Params>) return Params::ways;
+    else return {};
+}
+
+template <typename Params>
+constexpr uint64_t shape_fields() {
+    uint64_t fields = 0;
+    for (size_t i = 0; i < std::size(Params::fields); ++i)
+        if (Params::fields[i].kind == Kind::integer && !Params::fields[i].name.ends_with("stride"))
+            fields |= uint64_t{1} << i;
+    return fields;
+}
+
+template <typename Params>
+constexpr size_t rows_field() {
+    size_t i = 0;
+    while (i < std::size(Params::fields) && Params::fields[i].kind != Kind::count) ++i;
+    return i;
+}
+
+template <typename Params>
+constexpr Kernel describe(Variant portable, Variant avx2, Variant avx512, Variant amx) {
     static_assert(sizeof(Params) == 8 * std::size(Params::fields), "a field is missing, or is not 8 bytes");
     static_assert(std::size(Params::fields) <= kMaxFields);
     return {Params::name,
@@ -57,19 +99,22 @@ constexpr Kernel describe(KernelFunction portable, KernelFunction avx2, KernelFu
             Params::version,
             Params::fields,
             [](const void* params) { return static_cast<const Params*>(params)->cost(); },
+            names_of_ways<Params>(),
+            shape_fields<Params>(),
+            rows_field<Params>(),
             {portable, avx2, avx512, amx}};
 }
 
-#define VARIANT(isa, params) erased<params, isa::run>
+#define VARIANT(isa, params) variant<params, isa::run>()
 #if defined(__x86_64__) && defined(OZONE_HAVE_AMX)
 #define KERNEL(params)                                                                              \
     describe<params>(VARIANT(portable, params), VARIANT(avx2, params), VARIANT(avx512, params), \
                      VARIANT(amx, params)),
 #elif defined(__x86_64__)
 #define KERNEL(params) \
-    describe<params>(VARIANT(portable, params), VARIANT(avx2, params), VARIANT(avx512, params), nullptr),
+    describe<params>(VARIANT(portable, params), VARIANT(avx2, params), VARIANT(avx512, params), Variant{}),
 #else
-#define KERNEL(params) describe<params>(VARIANT(portable, params), nullptr, nullptr, nullptr),
+#define KERNEL(params) describe<params>(VARIANT(portable, params), Variant{}, Variant{}, Variant{}),
 #endif
 
 constexpr Kernel kKernels[] = {

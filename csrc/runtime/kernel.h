@@ -26,6 +26,7 @@ enum class Kind : uint8_t {
 inline bool is_pointer(Kind kind) { return kind <= Kind::state; }
 
 inline constexpr size_t kMaxFields = 48;  // of a kernel
+inline constexpr size_t kMaxWays = 4;      // likewise
 
 struct Field {
     std::string_view name;
@@ -35,13 +36,23 @@ struct Field {
 using KernelFunction = void (*)(const void* params, int rank, int size) noexcept;
 using KernelCost = int64_t (*)(const void* params);
 
+// What one instruction set has of a kernel: a function for each of its ways.
+struct Variant {
+    KernelFunction ways[kMaxWays];
+};
+
 struct Kernel {
     std::string_view name;          // unique
     uint32_t id;                    // a hash of the name, the same in every build
     uint32_t version;               // raised when the meaning of the fields or of the result changes
     std::span<const Field> fields;  // of the parameter struct, in order
     KernelCost cost;                // about how many bytes a launch moves: small ones stay on one thread
-    KernelFunction variants[kIsas];
+    // Names of the ways to do the same in another time, the default first; none where there is but one. Results are
+    // equal to the bit. See runtime/ways.h.
+    std::span<const std::string_view> ways;
+    uint64_t shape_fields;  // a bit for each field that a choice of ways depends on
+    size_t rows_field;      // the count that it depends on besides
+    Variant variants[kIsas];
 };
 
 constexpr uint32_t kernel_id(std::string_view name) {  // FNV-1a

@@ -1,19 +1,22 @@
 #include "runtime/launch.h"
 
 #include "runtime/team.h"
+#include "runtime/ways.h"
 
 namespace ozone {
 
-KernelFunction function_of(const Kernel& kernel) { return kernel.variants[static_cast<int>(active_isa())]; }
+KernelFunction function_of(const Kernel& kernel, const void* params) {
+    return kernel.variants[static_cast<int>(active_isa())].ways[way_of(kernel, params)];
+}
 
 void launch(const Kernel& kernel, const void* params) {
     if (is_small(kernel, params)) return launch_alone(kernel, params);
-    run_on_team(function_of(kernel), params);
+    run_on_team(function_of(kernel, params), params);
 }
 
 void launch_alone(const Kernel& kernel, const void* params) {
     scratch();  // kernels must not throw
-    function_of(kernel)(params, 0, 1);
+    function_of(kernel, params)(params, 0, 1);
 }
 
 const Kernel* find_kernel(std::string_view name) {

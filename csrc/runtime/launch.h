@@ -17,8 +17,8 @@ void launch(const Kernel& kernel, const void* params);
 // The same on the calling thread alone, for work that is already done by several callers side by side.
 void launch_alone(const Kernel& kernel, const void* params);
 
-// What a launch runs: the kernel's variant for the active instruction set.
-KernelFunction function_of(const Kernel& kernel);
+// What a launch runs: the kernel's variant for the active instruction set, in the way chosen for what it is given.
+KernelFunction function_of(const Kernel& kernel, const void* params);
 
 // Whether `launch` would leave it to the calling thread.
 inline bool is_small(const Kernel& kernel, const void* params) { return kernel.cost(params) < kAloneBelowBytes; }

@@ -83,8 +83,9 @@ void BoundProgram::replay(const BatchHeader& header, std::vector<uint64_t>* time
     look_up_counts(header);
     bool all_alone = true;
     for (Node& node : nodes_) {
-        node.function = function_of(*node.kernel);
-        node.alone = is_small(*node.kernel, values_.data() + node.first);
+        const uint64_t* params = values_.data() + node.first;
+        node.function = function_of(*node.kernel, params);
+        node.alone = is_small(*node.kernel, params);
         all_alone = all_alone && node.alone;
     }
     times_ = times;

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ozone.compilation.artifact_file import DamagedArtifactError, unpack
 from ozone.compilation.artifact_store import ArtifactStore, Entry, UnusableStoreError
+from ozone.compilation.tuning.keeping import ROOM
 from ozone.config.command_line import ArgumentParser
 from ozone.config.compilation_settings import default_cache_dir
 from ozone.engine.tokenizer import cache as tokenizers
 from ozone.errors import ConfigError
 
 _DESCRIPTION = """\
-What Ozone keeps between starts: compiled programs, and tokenizers rebuilt from GGUF files.
+What Ozone keeps between starts: compiled programs, tuned kernels, and tokenizers rebuilt from GGUF files.
 All of it can be removed at any time; a later start makes again what it needs.
 
   ozone cache ls             what is kept: for which model and level, how large, when it was used last
@@ -76,15 +77,16 @@ def kept(directory: Path) -> list[Row]:
     Raises: `ConfigError` where its programs cannot be trusted or read.
     """
     rows = [_tokenizer(directory / "tokenizers", key) for key in tokenizers.keys(directory / "tokenizers")]
-    if (directory / "programs").exists():
-        with _store(directory) as store:
-            rows += [_program(store, entry) for entry in store.entries()]
+    for room, row in _ROOMS.items():
+        if (directory / room).exists():
+            with _store(directory, room) as store:
+                rows += [row(store, entry) for entry in store.entries()]
     return sorted(rows, key=lambda row: -row.used)
 
 
-def _store(directory: Path) -> ArtifactStore:
+def _store(directory: Path, room: str) -> ArtifactStore:
     try:
-        return ArtifactStore(directory, create=False)
+        return ArtifactStore(directory, room=room, create=False)
     except UnusableStoreError as error:
         raise ConfigError(str(error)) from None
 
@@ -97,24 +99,41 @@ def _tokenizer(directory: Path, key: str) -> Row:
 
 
 def _program(store: ArtifactStore, entry: Entry) -> Row:
-    place = ("programs", entry.key, str(store.file(entry.key)), entry.size, entry.used)
-    try:
-        header, _ = unpack(store.read(entry.key, use=False) or b"")
-        label, parts, ranges = header["label"], header["key_parts"], header["ranges"]
+    def told(header: dict[str, Any]) -> dict[str, Any]:
+        label = header["label"]
         holds = "; ".join(
             f"{made['first']}-{made['last']} tokens: {len(made['launches'])} pieces, "
             f"{sum(made['launches'])} launches"
-            for made in ranges
+            for made in header["ranges"]
         )
-        return Row(
-            *place,
-            label["made"],
-            label.get("model"),
-            label.get("level"),
-            label.get("dtype"),
-            parts["isa"],
-            holds,
-        )
+        named = {name: label.get(name) for name in ("model", "level", "dtype")}
+        return {"made": label["made"], **named, "isa": header["key_parts"]["isa"], "holds": holds}
+
+    return _row("programs", store, entry, told)
+
+
+def _tuning(store: ArtifactStore, entry: Entry) -> Row:
+    def told(header: dict[str, Any]) -> dict[str, Any]:
+        parts = header["key_parts"]
+        models = ", ".join(dict.fromkeys(Path(known["name"]).name for known in header["models"].values()))
+        machine = f"{parts['threads']} threads of {parts['cpu_model']}"
+        holds = f"tuning of {len(header['shapes'])} shapes for {machine}: {models}"
+        return {"made": header["made"], "isa": parts["isa"], "holds": holds}
+
+    return _row("tuning", store, entry, told)
+
+
+_ROOMS = {"programs": _program, ROOM: _tuning}
+
+
+def _row(
+    kind: str, store: ArtifactStore, entry: Entry, told: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Row:
+    """What the header of an artifact tells of it."""
+    place = (kind, entry.key, str(store.file(entry.key)), entry.size, entry.used)
+    try:
+        header, _ = unpack(store.read(entry.key, use=False) or b"")
+        return Row(*place, **told(header))
     except DamagedArtifactError as error:
         return Row(*place, holds=f"damaged: {error}")
     except OSError as error:
@@ -141,7 +160,7 @@ def _remove(directory: Path, rows: Iterable[Row]) -> None:
             if row.kind == "tokenizer":
                 tokenizers.remove(directory / "tokenizers", row.key)
             else:
-                with _store(directory) as store:
+                with _store(directory, row.kind) as store:
                     store.remove(row.key)
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror or error}") from None
@@ -165,7 +184,7 @@ def _table(directory: Path, rows: Sequence[Row]) -> str:
             row.key[:_KEY_DIGITS],
             row.model or "-",
             "-" if row.level is None else f"-O{row.level}",
-            "-" if row.dtype is None else f"{row.dtype}, {row.isa}",
+            ", ".join(word for word in (row.dtype, row.isa) if word is not None) or "-",
             _size(row.size_bytes),
             age(now - row.used),
             row.holds,

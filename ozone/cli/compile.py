@@ -74,6 +74,7 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
         "file": str(programs.kept),
         "size_bytes": programs.kept.stat().st_size,
         "compiled": not programs.loaded,
+        "tuning": None if loaded.tuning is None else loaded.tuning.origin,
         "ranges": [
             {
                 "first": made.first,
@@ -84,7 +85,9 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
             for made in programs.ranges
         ],
         "phase_seconds": {
-            name: phases[name] for name in ("trace", "rewrite", "lower", "load programs") if name in phases
+            name: phases[name]
+            for name in ("trace", "rewrite", "lower", "load programs", "tune")
+            if name in phases
         },
     }
 
@@ -98,4 +101,5 @@ def _text(report: dict[str, Any]) -> str:
     how = f"compiled ({phases})" if report["compiled"] else "was compiled before"
     kept = f"{report['size_bytes'] / 1e3:.0f} kB in {report['file']}"
     dump = f"\ndebug dump: {report['debug_dump']}" if report["debug_dump"] is not None else ""
-    return f"{report['model']}: {how}\n{ranges}\n{kept}{dump}"
+    tuning = f"\nkernels: {report['tuning']}" if report["tuning"] is not None else ""
+    return f"{report['model']}: {how}\n{ranges}{tuning}\n{kept}{dump}"

@@ -7,14 +7,19 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 
+from ozone.compilation.artifact_file import DamagedArtifactError
+from ozone.compilation.artifact_store import UnusableStoreError
+from ozone.compilation.tuning.choosing import DEFAULT, differing, most_saved
+from ozone.compilation.tuning.keeping import read
 from ozone.config.args import EngineArgs
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
 from ozone.config.ranges import compiled_for
 from ozone.config.report import settings_json, settings_rows, table
-from ozone.config.resolve import resolve_settings, unbuilt, unstartable
+from ozone.config.resolve import resolve_settings, unstartable
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import show
 from ozone.errors import ModelFileError
@@ -36,7 +41,9 @@ def main(argv: list[str]) -> int:
         prog="ozone config", usage="ozone config [MODEL] [flags]", description=_DESCRIPTION
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show the machine's facts too")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="the machine's facts and tuned kernels too"
+    )
     add_engine_arguments(parser, model="both")
     _add_silent_server_arguments(parser)
     namespace = parser.parse_args(argv)
@@ -89,11 +96,31 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
         ranges = compiled_for(compilation, most) if compilation.compile_ranges_endpoints else ()
         rows += [("compile ranges", show(ranges), "resolution", "token counts that share a compiled graph")]
     lines = table(rows, width)
-    missing = (unbuilt(config), unstartable(config))
-    notes = [*config.notices, *(note for note in missing if note is not None)]
+    missing = unstartable(config)
+    notes = [*config.notices, *([] if missing is None else [missing])]
+    if verbose:
+        lines += ["", *_tuning(config, width)]
     if notes:
         lines += ["", *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
+
+
+def _tuning(config: OzoneConfig, width: int) -> list[str]:
+    """The ways of kernels that earlier starts have chosen on this machine."""
+    if not config.kernel.enable_flashinfer_autotune:
+        return ["kernels take their default ways: kernel_config.enable_flashinfer_autotune is off"]
+    try:
+        found = read(Path(config.compilation.cache_dir), config.parallel.num_threads)
+    except (OSError, UnusableStoreError, DamagedArtifactError) as error:
+        return [f"what tuning has kept cannot be used: {error}"]
+    if found is None:
+        return ["kernels are not tuned yet for this machine, build and number of threads: a start does it"]
+    file, kept = found
+    rows = [("kernel", "shape", "ways", "saves at most")]
+    for choice in kept.choices.values():
+        saved = f"{most_saved(choice.figures):.0%}"
+        rows.append((choice.kernel, choice.label, differing(choice.spans) or DEFAULT, saved))
+    return [f"ways of kernels, by number of rows ({file}):", *table(rows, width)]
 
 
 def _width() -> int:

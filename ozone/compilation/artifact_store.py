@@ -39,18 +39,24 @@ class Entry:
 
 
 class ArtifactStore:
-    """The artifacts in ``programs`` under a cache directory. A context manager: it holds the directory open.
+    """The artifacts of one kind under a cache directory. A context manager: it holds the directory open.
 
     All access goes through that handle, so that whoever swaps the path for another directory after it was
     checked changes nothing.
     """
 
-    def __init__(self, cache_dir: Path, *, create: bool = True, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, cache_dir: Path, *, room: str = "programs", create: bool = True, max_bytes: int = MAX_BYTES
+    ) -> None:
         """
+        Args:
+            room: the directory under `cache_dir` for artifacts of one kind.
+            create: whether to make it where it is not there.
+
         Raises: `UnusableStoreError` where there is no such directory and none can be made, and where
             another user than this one and root could put something into it.
         """
-        self.path = cache_dir / "programs"
+        self.path = cache_dir / room
         self._max_bytes = max_bytes
         try:
             if create:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ozone.compilation.failures import ForeignOpError
@@ -68,12 +69,14 @@ class Lowered:
     result: Result
 
 
-class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs native functions so that their launches are recorded and their results lie in the pool."""
 
-    def __init__(self, pool: PlannedPool) -> None:
+    def __init__(self, pool: PlannedPool, *, foreign: bool = False) -> None:
+        """`foreign`: whether ops outside the vocabulary are no error, and leave room for their results."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._pool = pool
+        self._foreign = foreign
         self._of_op: list[Tensor] | None = None  # what the op that is running has allocated
 
     def __torch_dispatch__(
@@ -93,6 +96,9 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._allocate(func(*args, **{**kwargs, "device": "meta"}))
         if func.is_view:
             return func(*args, **kwargs)
+        if self._foreign:
+            like = func(*pytree.tree_map_only(Tensor, _without_memory, args), **kwargs)
+            return pytree.tree_map_only(Tensor, self._allocate, like)
         raise ForeignOpError(str(func))
 
     def _allocate(self, like: Tensor) -> Tensor:
@@ -102,6 +108,10 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._of_op is not None:
             self._of_op.append(tensor)
         return tensor
+
+
+def _without_memory(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
 @dataclass(frozen=True)
@@ -229,7 +239,7 @@ def _captured(step: Step, inputs: StepInputs, sizes: _Sizes, observer: Observer)
     memory = _Memory(inputs, sizes, observer)
     for name, constant in step.constants():
         memory.add(name, constant)
-    with memory.recording() as launches, _Recording(memory.pool):
+    with memory.recording() as launches, Recording(memory.pool):
         result = step(*memory.inputs)
     return memory.lowered([LoweredPiece(memory.program(launches), splits=False)], result)
 
@@ -242,7 +252,7 @@ class _Lowering:
     ) -> None:
         self._observer = observer
         self._memory = _Memory(inputs, sizes, observer)
-        self._recording = _Recording(self._memory.pool)
+        self._recording = Recording(self._memory.pool)
         constants, examples = dict(step.constants()), self._memory.inputs._asdict()
         self._output = traced.module.graph.output_node()
         self._values: dict[fx.Node, Any] = {}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ozone.compilation.pass_manager import PassReport
     from ozone.compilation.pieces import Piece
     from ozone.compilation.trace import Traced
+    from ozone.compilation.tuning.tuner import Tuning
 
 
 # Called with begin and end of bytes of a planned pool, and whether they are taken rather than given back.
@@ -28,6 +29,9 @@ class Observer:
 
     def noted(self, text: str) -> None:
         """What comes otherwise than the settings ask, in a line."""
+
+    def tuned(self, tuning: Tuning) -> None:
+        """These ways of kernels are taken."""
 
     def traced(self, traced: Traced) -> None:
         """The model is a graph."""

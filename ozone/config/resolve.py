@@ -26,10 +26,10 @@ from ozone.config.schema import (
     SchedulerConfig,
     Setting,
 )
-from ozone.config.unbuilt import unbuilt, unstartable
+from ozone.config.unbuilt import unstartable
 from ozone.errors import ConfigError
 
-__all__ = ["resolve", "resolve_settings", "unbuilt", "unstartable"]
+__all__ = ["resolve", "resolve_settings", "unstartable"]
 
 _LEVEL = "optimization_level"
 

@@ -11,14 +11,3 @@ def unstartable(config: OzoneConfig) -> str | None:
     if size > 1:
         return f"--tensor-parallel-size {size}: tensor parallelism is not built yet; only 1 works"
     return None
-
-
-def unbuilt(config: OzoneConfig) -> str | None:
-    """One warning line where `config` asks for more than `-O0` does, or None."""
-    missing = []
-    if config.kernel.enable_flashinfer_autotune:
-        missing.append("kernel tuning")
-    if not missing:
-        return None
-    who = f"-O{config.optimization_level}" if config.optimization_level else "this"
-    return f"{who} runs for now without what is not yet built: {', '.join(missing)}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ozone.compilation.debug_dump.directory import DumpDirectory, dump_path
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
-from ozone.config.resolve import resolve, unbuilt
+from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, OzoneConfig
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
@@ -30,9 +30,10 @@ from ozone.weights.model_files import ModelFiles, open_model
 
 if TYPE_CHECKING:
     from ozone.compilation.artifacts import Programs
+    from ozone.compilation.tuning.tuner import Tuning
     from ozone.engine.chat_template import ChatTemplate
-    from ozone.engine.runner import Runner
     from ozone.engine.tokenizer import Tokenizer
+    from ozone.graphs.eager_runner import EagerRunner
 
 logger = logging.getLogger("ozone")
 
@@ -91,6 +92,7 @@ class LoadedModel:
     startup: StartupTimer
     memory: MemoryUse
     programs: Programs | None  # None where the model was not compiled to programs
+    tuning: Tuning | None  # None where kernels take their default ways
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """Sampling parameters with the generation config's defaults, then `changes`."""
@@ -195,9 +197,6 @@ def load(
         logger.warning(_NOT_BUILT)
     for notice in config.notices:
         logger.warning("%s", notice)
-    warning = unbuilt(config)
-    if warning is not None:
-        logger.warning("%s", warning)
     with timer.phase("tokenizer"):
         tokenizer = _load_tokenizer(files, config)
     with timer.phase("chat template"):
@@ -222,7 +221,9 @@ def load(
     engine.start()
     timer.ready()
     programs = getattr(runner, "programs", None)
-    return LoadedModel(config, engine, tokenizer, chat_template, default_sampling, timer, memory, programs)
+    return LoadedModel(
+        config, engine, tokenizer, chat_template, default_sampling, timer, memory, programs, runner.tuning
+    )
 
 
 def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
@@ -238,7 +239,7 @@ def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
 
 def _build_runner(
     files: ModelFiles, config: OzoneConfig, timer: StartupTimer, *, native: bool
-) -> tuple[Runner, MemoryUse]:
+) -> tuple[EagerRunner, MemoryUse]:
     import torch
 
     from ozone.graphs.choose import make_runner
@@ -265,6 +266,7 @@ def _build_runner(
         native=native,
         phase=timer.phase,
         progress=lambda: progress("Compiling", " pieces"),
+        tuning_progress=lambda: progress("Tuning", " row counts"),
     )
     kv_bytes = runner.kv_cache_bytes
     tokens = runner.num_blocks * runner.block_size

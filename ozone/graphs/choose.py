@@ -18,6 +18,7 @@ from ozone.graphs.eager_runner import EagerRunner
 
 if TYPE_CHECKING:
     from ozone.compilation.compiler import Phase
+    from ozone.compilation.tuning.tuner import Tuning
     from ozone.models.causal_lm import CausalLM
 
 logger = logging.getLogger("ozone")
@@ -34,17 +35,36 @@ def make_runner(
     native: bool,
     phase: Phase,
     progress: Progress,
+    tuning_progress: Progress,
 ) -> EagerRunner:
     """The runner of a loaded model, compiled or captured as the settings say.
 
     Args:
         native: whether the native library is built.
-        phase, progress: what times the phases of this, and what shows how far it is.
+        phase: what times the phases of this.
+        progress, tuning_progress: what shows how far compiling and tuning are.
 
     Raises: `ConfigError` for settings that cannot work here, `CompileError` where compiling the model fails.
     """
     with _observed(config, phase) as (observer, timed):
-        return _make(model, model_config, config, native, timed, progress, observer)
+        tuning = None
+        if native and config.kernel.enable_flashinfer_autotune:
+            tuning = _tuned(model, config, timed, tuning_progress)
+            observer.tuned(tuning)
+        return _make(model, model_config, config, native, timed, progress, observer, tuning)
+
+
+def _tuned(model: CausalLM, config: OzoneConfig, phase: Phase, progress: Progress) -> Tuning:
+    from ozone.compilation.tuning.tuner import Tuner
+
+    tuner = Tuner(
+        Path(config.compilation.cache_dir),
+        config.model.model,
+        config.parallel.num_threads,
+        most_tokens=config.scheduler.max_num_batched_tokens,
+        most_requests=config.scheduler.max_num_seqs,
+    )
+    return tuner.tune(model, phase, progress)
 
 
 @contextmanager
@@ -68,6 +88,7 @@ def _make(
     phase: Phase,
     progress: Progress,
     observer: Observer,
+    tuning: Tuning | None,
 ) -> EagerRunner:
     compilation = config.compilation
     settings: dict[str, Any] = {
@@ -76,6 +97,7 @@ def _make(
         "scheduler": config.scheduler,
         "max_model_len": config.model.max_model_len,
         "num_threads": config.parallel.num_threads,
+        "tuning": tuning,
     }
 
     def eager() -> EagerRunner:

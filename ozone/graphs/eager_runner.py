@@ -18,10 +18,11 @@ from ozone.engine.input_buffers import BatchCounts, InputBuffers
 from ozone.engine.runner import ScheduledRequest
 from ozone.errors import ConfigError
 from ozone.layers.batch import BatchContext
-from ozone.native import set_num_threads
+from ozone.native import set_num_threads, set_ways
 from ozone.ops.kv_cache import CacheLayout, KVCache
 
 if TYPE_CHECKING:
+    from ozone.compilation.tuning.tuner import Tuning
     from ozone.models.causal_lm import CausalLM
 
 
@@ -46,10 +47,15 @@ class EagerRunner:
         scheduler: SchedulerConfig,
         max_model_len: int,
         num_threads: int,
+        tuning: Tuning | None = None,
     ) -> None:
         """
+        Args:
+            tuning: which ways kernels take; None: their default ones.
+
         Raises: `ConfigError` where the KV cache could not hold one request of `max_model_len` tokens.
         """
+        self.tuning = tuning
         self._num_threads = num_threads
         set_num_threads(num_threads)
         self._thread: int | None = None
@@ -89,10 +95,11 @@ class EagerRunner:
         return logits
 
     def _adopt_thread(self) -> None:
-        # OpenMP keeps the size of its team for each calling thread, and the engine's is not the one in
-        # which the runner was made.
+        # OpenMP keeps the size of its team for each calling thread, and the library the ways of kernels; the
+        # engine's is not the one in which the runner was made.
         self._thread = threading.get_ident()
         torch.set_num_threads(self._num_threads)
+        set_ways([] if self.tuning is None else self.tuning.table())
 
     def _hidden(self, counts: BatchCounts) -> Tensor:
         """(tokens, hidden_size) of the batch that the buffers hold."""

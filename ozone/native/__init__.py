@@ -108,6 +108,13 @@ def set_num_threads(size: int) -> None:
         raise ConfigError(f"--num-threads {size}: the system does not give so many ({error})") from error
 
 
+def set_ways(table: list[tuple[int, list[tuple[int, int]]]]) -> None:
+    """Have launches of this thread take these ways; see ``set_ways`` of the library, if there is one."""
+    native = library()
+    if native is not None:
+        native.set_ways(table)
+
+
 def allocate(name: str, size: int) -> NDArray[np.uint8]:
     """A memory region of `size` zero bytes, page-aligned, named for what it holds."""
     native = library()

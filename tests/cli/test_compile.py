@@ -57,7 +57,8 @@ def test_what_is_compiled_once_is_there_for_a_later_start(tiny_model: Path, tmp_
 def test_the_text_names_what_was_made(tiny_model: Path, tmp_path: Path) -> None:
     done = run("compile", str(tiny_model), "-O1", OZONE_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    made, ranges, file = done.stdout.splitlines()
+    made, ranges, kernels, file = done.stdout.splitlines()
+    assert kernels.startswith("kernels: measured ")
     assert made.startswith(f"{tiny_model}: compiled (trace ")
     assert "5 pieces" in ranges
     assert str(tmp_path / "programs") in file

@@ -36,7 +36,7 @@ from ozone.ops.registry import NATIVE, OPS
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="programs need the native library")
 
-SECTIONS = ["overview", "phases", "passes", "changes", "pieces", "memory", "traced", "settings"]
+SECTIONS = ["overview", "phases", "tuning", "passes", "changes", "pieces", "memory", "traced", "settings"]
 VOID = {"meta", "br", "hr"}
 EAGER = {"backend": "eager"}
 
@@ -248,7 +248,13 @@ def test_everything_in_the_page_is_escaped() -> None:
         PieceRecord(0, "A", False, [HOSTILE], [NodeRecord(HOSTILE, [HOSTILE])], HOSTILE, HOSTILE)
     )
     record = DumpRecord(
-        [("model", HOSTILE)], [(HOSTILE, HOSTILE, HOSTILE, HOSTILE)], [HOSTILE], [], [HOSTILE], [graph]
+        overview=[("model", HOSTILE)],
+        settings=[(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
+        notes=[HOSTILE],
+        tuning=HOSTILE,
+        choices=[(HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
+        traced=[HOSTILE],
+        graphs=[graph],
     )
     record.problem, record.error = HOSTILE, HOSTILE
     text = page(record)
@@ -280,6 +286,7 @@ def test_a_dump_takes_the_place_of_another_one_and_nothing_else(tiny_model: Path
         "report.json",
         "config.json",
         "config.txt",
+        "tuning.txt",
         "graph-captured/pieces.txt",
         "graph-captured/memory.txt",
     }

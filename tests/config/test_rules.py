@@ -13,7 +13,7 @@ from ozone.config.compilation_settings import nearest_graph_mode
 from ozone.config.custom_ops import CUSTOM_OPS, all_enabled, custom_op_enabled
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
-from ozone.config.resolve import resolve, unbuilt
+from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig
 from ozone.errors import ConfigError
 
@@ -342,16 +342,6 @@ def test_every_setting_stands_in_the_config_object_too(resolved: Resolved, small
             if field.name != "pass_config":
                 expected[f"{section}.{field.name}"] = getattr(values, field.name)
     assert {key: setting.value for key, setting in config.settings.items()} == expected
-
-
-def test_only_what_is_above_level_zero_is_unbuilt(resolved: Resolved) -> None:
-    assert unbuilt(resolved("-O0")) is None
-    for words in ("-O1", "-O2", "-O0 --enable-flashinfer-autotune"):
-        line = unbuilt(resolved(*words.split()))
-        assert line is not None
-        assert "\n" not in line
-    assert "-O2 runs for now without" in str(unbuilt(resolved("-O2")))
-    assert unbuilt(resolved("-O0", "-cc.custom_ops=all")) is None
 
 
 def test_tensor_parallelism_is_refused_until_it_is_built(

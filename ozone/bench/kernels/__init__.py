@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ozone.bench.limits import PEAK_METHOD, PRODUCTS, READ_METHOD, Limits, last_level_cache_bytes
 from ozone.bench.reporting import Reporter, add_report_arguments, header
 from ozone.bench.statistics import Summary
 from ozone.bench.workload import count
+from ozone.compilation.artifact_file import DamagedArtifactError
+from ozone.compilation.artifact_store import UnusableStoreError
+from ozone.compilation.tuning.keeping import read, table_of
 from ozone.config.command_line import ArgumentParser
+from ozone.config.compilation_settings import default_cache_dir
 from ozone.entrypoints.assemble import limit_torch_spinning
 from ozone.errors import ConfigError
-from ozone.native import library
+from ozone.native import library, set_ways
 from ozone.platforms import cpu
 
 if TYPE_CHECKING:
@@ -47,6 +52,8 @@ def main(argv: list[str]) -> int:
     add("--quick", action="store_true", help=f"{_QUICK_ROUNDS} short rounds a case, not {_ROUNDS}")
     add("--rounds", type=count, metavar="N", help=f"rounds a case (default: {_ROUNDS})")
     add("--num-threads", "--threads", type=count, metavar="N", help="threads (default: the cores we may use)")
+    add("--untuned", action="store_true", help="kernels take their default ways, whatever a start has chosen")
+    add("-cc.cache_dir", dest="cache_dir", metavar="DIR", help="where starts keep what they have chosen")
     add("--isa", metavar="NAME", help="instruction set of our kernels (default: the best one here)")
     add_report_arguments(parser)
     namespace = parser.parse_args(argv)
@@ -89,6 +96,8 @@ def _report(namespace: argparse.Namespace, cases: list[Case], threads: int, isa:
     from ozone.bench.kernels.report import console_for, render
 
     plan = _plan(namespace)
+    if not namespace.untuned:
+        _take_kept_ways(Path(namespace.cache_dir or default_cache_dir()[0]), threads)
     reporter = Reporter(namespace.json)
     limits = Limits(threads)
     results = _measure(cases, limits, plan, threads, reporter)
@@ -115,6 +124,16 @@ def _report(namespace: argparse.Namespace, cases: list[Case], threads: int, isa:
         },
     }
     reporter.finish_json(report)
+
+
+def _take_kept_ways(directory: Path, threads: int) -> None:
+    """As a start with tuning does, for shapes that one has measured here."""
+    try:
+        found = read(directory, threads)
+    except (OSError, UnusableStoreError, DamagedArtifactError) as error:
+        raise ConfigError(f"{directory}: {error}; remove it, or give --untuned") from None
+    if found is not None:
+        set_ways(table_of(found[1].choices.values()))
 
 
 def _measure(

@@ -29,6 +29,11 @@ class Launches:
     def __len__(self) -> int:
         return len(self._recorded)
 
+    @property
+    def way(self) -> str:
+        """The ways that the kernels take which have several: see docs/tuning.md."""
+        return ", ".join(dict.fromkeys(way for way in self._recorded.ways() if way))
+
     def run(self) -> None:
         """Make them again, on the same memory."""
         self._recorded.run()

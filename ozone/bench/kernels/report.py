@@ -23,13 +23,14 @@ def render(title: str, results: Sequence[tuple[Case, Rounds]], console: Console)
         table.add_column(heading, no_wrap=True)
     for heading in ("kernel", "rate", "limit", "share", "spread", "call"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("way", no_wrap=True)
     table.add_column("peers")
     previous = ""
     for case, rounds in results:
         if previous and case.op != previous:
             table.add_section()
         previous = case.op
-        table.add_row(case.op, case.format, case.shape, *figures(rounds), peers(rounds))
+        table.add_row(case.op, case.format, case.shape, *figures(rounds), rounds.way, peers(rounds))
     console.print(table)
 
 

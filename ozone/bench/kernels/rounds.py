@@ -39,6 +39,7 @@ class Rounds:
         limit: what the bytes and operations of a call take at the machine's limits of the same round; empty
             where nothing has to come from memory and too little is computed.
         bound: which limit that is: ``read`` or a kind of product.
+        way: which way its kernel takes, where it has several.
     """
 
     work: Work
@@ -48,6 +49,7 @@ class Rounds:
     peers: dict[str, list[float]] = field(default_factory=dict)
     limit: list[float] = field(default_factory=list)
     bound: str = ""
+    way: str = ""
 
     @property
     def ours(self) -> list[float]:
@@ -75,6 +77,7 @@ class Rounds:
             "touched_bytes": self.work.touched or self.work.bytes,
             "operations": self.work.operations,
             "copies": self.copies,
+            "way": self.way or None,
             "peer_seconds": {name: summary_json(seconds) for name, seconds in self.peers.items()},
         }
 
@@ -86,6 +89,7 @@ def measure(work: Work, limits: Limits, plan: Plan) -> Rounds:
     ours = [_Slice(work.calls, rounds.call)]
     if launches and len(launches[0]):
         ours.append(_Slice([recorded.run for recorded in launches], rounds.kernel))
+        rounds.way = launches[0].way
     peers = [_Slice(calls, rounds.peers[name]) for name, calls in work.peers.items()]
     for contestant in (*ours, *peers):
         contestant.begin(plan.seconds)

@@ -13,7 +13,7 @@ from ozone.errors import ConfigError, shown
 logger = logging.getLogger("ozone")
 
 # All that a dump consists of. Whatever else lies in the directory is somebody else's.
-_FILES = ("index.html", "report.json", "config.json", "config.txt", "traced.py", "error.txt")
+_FILES = ("index.html", "report.json", "config.json", "config.txt", "traced.py", "tuning.txt", "error.txt")
 _FOLDERS = "graph-*"
 _SUFFIXES = (".py", ".diff", ".txt")
 

@@ -95,6 +95,15 @@ def report(record: DumpRecord) -> dict[str, Any]:
             {"name": p.name, "begin": round(p.begin, 6), "seconds": round(p.seconds, 6)}
             for p in record.phases
         ],
+        "tuning": None
+        if record.tuning is None
+        else {
+            "origin": record.tuning,
+            "choices": [
+                dict(zip(("kernel", "shape", "ways", "times"), choice, strict=True))
+                for choice in record.choices
+            ],
+        },
         "graphs": [_graph_report(graph) for graph in record.graphs],
     }
 

@@ -111,6 +111,8 @@ class DumpRecord:
         overview: (what, value) of the model, the settings and the machine.
         settings: (setting, value, set by, why) of every one.
         notes: what came otherwise than the settings ask.
+        tuning: where the choices of kernels' ways are from; None where none were made.
+        choices: (kernel, shape, where another way than the default is taken, times) of every shape.
         error: the traceback of what ended it.
     """
 
@@ -118,6 +120,8 @@ class DumpRecord:
     settings: list[tuple[str, str, str, str]]
     notes: list[str] = field(default_factory=list)
     phases: list[PhaseRecord] = field(default_factory=list)
+    tuning: str | None = None
+    choices: list[tuple[str, str, str, str]] = field(default_factory=list)
     traced: list[str] = field(default_factory=list)
     graphs: list[GraphRecord] = field(default_factory=list)
     problem: str | None = None
