@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ozone import __version__
 from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
 from ozone.compilation.artifact_store import ArtifactStore
 from ozone.compilation.tuning.choosing import DEFAULT, Figure, Span
 from ozone.native import library
 from ozone.platforms import cpu
+from ozone.version import __version__
 
 ROOM = "tuning"
 # A file holds the choices of many models; those that were measured first go first.
