@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ozone.bench.fusions import FLAGS, Case, main
+from ozone.bench.steps import Batch
 from ozone.config.schema import PassConfig
 from ozone.errors import ConfigError
 from ozone.ops.registry import NATIVE
@@ -21,7 +22,7 @@ def test_every_flag_is_a_switch() -> None:
 
 
 def test_what_is_saved_is_a_share_of_the_step_of_the_same_round() -> None:
-    case = Case("case", [], plain=[2.0, 4.0], fused={"flag": [1.5, 4.0]})
+    case = Case(Batch("case", []), plain=[2.0, 4.0], fused={"flag": [1.5, 4.0]})
     assert case.saved("flag") == [0.25, 0.0]
 
 
