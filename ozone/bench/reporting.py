@@ -39,9 +39,13 @@ class Reporter:
         with tqdm(total=total, desc=description, disable=None, leave=False, dynamic_ncols=True) as bar:
             yield bar.update
 
+    def show(self, title: str, rows: Sequence[Row]) -> None:
+        """Print a table."""
+        print(table(title, rows), file=sys.stderr if self.json else sys.stdout, flush=True)
+
     def finish(self, title: str, rows: Sequence[Row], report: dict[str, Any]) -> None:
         """Print the table, and the report where JSON was asked for."""
-        print(table(title, rows), file=sys.stderr if self.json else sys.stdout, flush=True)
+        self.show(title, rows)
         self.finish_json(report)
 
     def finish_json(self, report: dict[str, Any]) -> None:

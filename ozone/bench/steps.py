@@ -59,6 +59,7 @@ class Steps:
         from ozone.native import set_num_threads
         from ozone.ops.choice import OpChoice
 
+        self.model_config = files.config
         threads, cache = config.parallel.num_threads, config.cache
         set_num_threads(threads)
         torch.set_num_threads(threads)
@@ -108,6 +109,11 @@ class Steps:
     def tensors(self) -> Mapping[str, Tensor]:
         """What programs point into, by name, but the pool."""
         return {**dict(self._step.constants()), **self._inputs._asdict()}
+
+    def head(self, hidden: Tensor, counts: BatchCounts) -> Callable[[], object]:
+        """From the hidden states of a step to its logits."""
+        rows = self._logits_indices[: counts.num_logits]
+        return lambda: self.model.compute_logits(hidden.index_select(0, rows))
 
     def call(self, step: CompiledStep, counts: BatchCounts, mode: CUDAGraphMode) -> Callable[[], object]:
         """A step to its logits: everything but scheduling and sampling."""

@@ -29,6 +29,10 @@ class CompiledStep:
             (made.first, made.last, _Bound(made.lowered, tensors, pool)) for made in programs
         )
 
+    def whole(self, num_tokens: int) -> Any:
+        """The native program that steps with so many tokens replay in mode FULL."""
+        return self._bound[num_tokens].whole
+
     def __call__(self, counts: BatchCounts, mode: CUDAGraphMode = CUDAGraphMode.NONE) -> Tensor:
         """Run the step on what the inputs hold.
 
