@@ -9,6 +9,7 @@ inline constexpr int kDoubles = kLanes / 2;
 
 typedef double F64 __attribute__((vector_size(kDoubles * 8)));
 typedef int64_t I64 __attribute__((vector_size(kDoubles * 8)));
+typedef uint64_t U64 __attribute__((vector_size(kDoubles * 8)));
 
 OZONE_INLINE F64 splat(double x) { return x - F64{}; }
 
@@ -97,7 +98,8 @@ OZONE_INLINE F64 exp_of_negative(F64 x) {
     const F64 high = fma(r, splat(0x1.11123aafc4c87p-7), splat(0x1.555555545eb5bp-5));
     const F64 p = fma(fma(fma(r2, splat(0x1.6c185de4d81abp-10), high), r2, low), r2, r);
     const F64 power = sixteenth_power(n);
-    return (F64)((I64)fma(power, p, power) + ((n & ~int64_t{15}) << 48));
+    // Unsigned, since bits of an x below -708 run over.
+    return (F64)((U64)fma(power, p, power) + ((U64)(n & ~int64_t{15}) << 48));
 }
 
 }  // namespace ozone::OZONE_ISA
