@@ -49,7 +49,9 @@ def test_every_launch_of_a_step_is_there(
         assert all(f"tokens={tokens} " in node["shape"] for node in products)
         (attention, _) = [node for node in nodes if node["kernel"] == "attention"]
         requests, context = (1, 9) if tokens == 9 else (tokens, 21)
-        assert attention["bytes"] == requests * context * 2 * 2 * 16 * 4, "K and V, 2 heads of 8 float32, padded to 16"
+        assert attention["bytes"] == requests * context * 2 * 2 * 16 * 4, (
+            "K and V, 2 heads of 8 float32, padded to 16"
+        )
     assert streams.err.count("sum of the launches") == 3
     text = (tmp_path / "graph.html").read_text()
     assert text.count("<rect") > 3 * len(report["results"][0]["nodes"])
