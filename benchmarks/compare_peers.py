@@ -61,7 +61,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Work:
-    """One request. Its figure is tokens a second: of the output, or of the prompt where one token comes out."""
+    """One request. Its figure is tokens a second: of the output, or of the prompt where one comes out."""
 
     name: str
     prompt_tokens: int
