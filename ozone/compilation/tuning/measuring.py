@@ -14,16 +14,16 @@ from ozone.compilation.tuning.choosing import DEFAULT, Figure, figure
 from ozone.compilation.tuning.products import Products, Shape
 
 # Counts of rows that are measured. Beyond the last one a product repeats what it does for fewer.
-ROWS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 512)
+ROWS = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 # The output head computes rows that tokens are sampled from.
-MOST_HEAD_ROWS = 64
+MOST_HEAD_ROWS = 16
 _MOST_ROUNDS, _WANTED_ROUNDS = 25, 10
 # Of the launches of a shape in a round, this part was faster: whoever was interrupted is among the others.
 _QUANTILE = 0.3
 # A machine is busy where the team got less than this part of the time that it asked for ...
 _LEAST_SHARE = 0.75
 # (of so many seconds at least)
-_LEAST_SECONDS = 0.05
+_LEAST_SECONDS = 0.2
 # ... or where equal rounds differ by more than this, between their quartiles.
 _MOST_SPREAD = 0.15
 

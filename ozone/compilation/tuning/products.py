@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ozone.models.causal_lm import CausalLM
 
 # Rows are recognized by this prime; what is recorded runs with as many rows as it is told, up to so many.
-_ROWS = 521
-MOST_ROWS = 512
+_ROWS = 131
+MOST_ROWS = 128
 # Counts that no launch of a product has.
 _OTHER_COUNTS = (1_000_003, 1_000_033)
 _GGUF_TYPES = {2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}

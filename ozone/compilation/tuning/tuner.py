@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ozone")
 
 # How long measuring may take, about: the launches of larger models are longer, and measured less often.
-SECONDS = 0.8
+SECONDS = 0.5
 # Longer than measuring takes: whoever waited that long measures too.
 _PATIENCE_SECONDS = 10.0
 
