@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+import numpy
 import openvino as ov
 import openvino_genai as genai
 from worker import serve
@@ -34,7 +35,7 @@ class Tokens(genai.StreamerBase):
 def generate(token_ids: list[int], output_tokens: int) -> Iterator[object]:
     tokens: queue.SimpleQueue = queue.SimpleQueue()
     config = genai.GenerationConfig(max_new_tokens=output_tokens, ignore_eos=True, do_sample=False)
-    inputs = ov.Tensor(__import__("numpy").array([token_ids], dtype="int64"))
+    inputs = ov.Tensor(numpy.array([token_ids], dtype="int64"))
     thread = threading.Thread(target=pipeline.generate, args=(inputs, config, Tokens(tokens)))
     thread.start()
     while (token := tokens.get()) is not _END:

@@ -8,9 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ozone.bench.reporting import Reporter, Row, add_report_arguments, header
+from ozone.bench.reporting import Reporter, Row, add_report_arguments, header, model_report, model_title
 from ozone.bench.statistics import Summary, summary_json
-from ozone.bench.steps import Batch, Steps, add_batch_arguments, make_batches, resolve_programs, seconds_of
+from ozone.bench.steps import (
+    Batch,
+    Steps,
+    add_batch_arguments,
+    make_batches,
+    resolve_programs,
+    seconds_of,
+)
 from ozone.bench.workload import count
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.config.levels import FUSIONS
@@ -167,20 +174,11 @@ def _report(
     rows += [(f"  {flag}", "-", "no places in this model") for flag in nothing]
     report = {
         **header("fusions", parameters),
-        "model": {
-            "name": config.model.model,
-            "dtype": config.model.dtype,
-            "optimization_level": config.optimization_level,
-            "num_threads": config.parallel.num_threads,
-        },
+        "model": model_report(config),
         "results": results,
         "no_places": nothing,
     }
-    title = (
-        f"{config.model.model}, {config.model.dtype}, -O{config.optimization_level}, "
-        f"{config.parallel.num_threads} threads: share of a step that each fusion saves"
-    )
-    reporter.finish(title, rows, report)
+    reporter.finish(f"{model_title(config)}: share of a step that each fusion saves", rows, report)
 
 
 def _row(flag: str, places: int, saved: Sequence[float], times: Sequence[float]) -> Row:

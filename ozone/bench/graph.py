@@ -7,15 +7,30 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ozone.bench.graph_nodes import Node, nodes_of
 from ozone.bench.graph_page import page
 from ozone.bench.limits import Limits
-from ozone.bench.reporting import Reporter, Row, add_report_arguments, header, milliseconds
+from ozone.bench.reporting import (
+    Reporter,
+    Row,
+    add_report_arguments,
+    header,
+    milliseconds,
+    model_report,
+    model_title,
+)
 from ozone.bench.statistics import Summary, summary_json
-from ozone.bench.steps import Batch, Steps, add_batch_arguments, make_batches, resolve_programs
+from ozone.bench.steps import (
+    Batch,
+    Steps,
+    add_batch_arguments,
+    make_batches,
+    resolve_programs,
+)
 from ozone.bench.workload import count
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.config.schema import CUDAGraphMode, OzoneConfig
@@ -91,26 +106,18 @@ def main(argv: list[str]) -> int:
     args = engine_args(namespace)
     start_logging(logging.WARNING)
     limit_torch_spinning()
-    if namespace.html is not None:
-        _write(namespace.html, "")  # where it cannot be written, nobody shall wait to hear it
     files, config = resolve_programs(args, "ozone bench graph")
+    if namespace.html is not None:
+        _write(namespace.html, "", "a")  # where it cannot be written, nobody shall wait to hear it
     reporter = Reporter(namespace.json)
     names = ("batch_sizes", "context_len", "prefill_len", "rounds")
     parameters = {name: getattr(namespace, name) for name in names}
     batches = make_batches(files, config, namespace.batch_sizes, namespace.context_len, namespace.prefill_len)
     measured = _measure(Steps(files, config, batches), config, batches, namespace.rounds, reporter)
-    title = (
-        f"{config.model.model}, {config.model.dtype}, -O{config.optimization_level}, "
-        f"{config.parallel.num_threads} threads"
-    )
+    title = model_title(config)
     report = {
         **header("graph", parameters),
-        "model": {
-            "name": config.model.model,
-            "dtype": config.model.dtype,
-            "optimization_level": config.optimization_level,
-            "num_threads": config.parallel.num_threads,
-        },
+        "model": model_report(config),
         "results": [_as_json(one) for one in measured],
     }
     for one in measured:
@@ -122,9 +129,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, mode: str = "w") -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
     except OSError as error:
         raise ConfigError(f"--html {path}: {error.strerror or error}") from None
 
@@ -167,7 +175,7 @@ def _measure_round(
     sizes = (counts.num_tokens, counts.num_requests, counts.num_logits)
     hidden = step(counts, CUDAGraphMode.FULL)
     for mode in _MODES:
-        one.modes[mode].append(_median(lambda mode=mode: step(counts, mode)))  # type: ignore[misc]
+        one.modes[mode].append(_median(partial(step, counts, mode)))
     one.head.append(_median(model.head(hidden, counts)))
     begin = time.perf_counter()
     sums: list[float] = []

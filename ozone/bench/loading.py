@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ozone.bench.reporting import Reporter
+from ozone.bench.reporting import Reporter, model_report, model_title
 from ozone.config.args import EngineArgs
 from ozone.config.model import ModelConfig
 from ozone.entrypoints.assemble import LoadedModel, load
@@ -22,21 +22,10 @@ class BenchModel:
     @property
     def title(self) -> str:
         """The run in a few words, for the head of a table."""
-        config = self.loaded.config
-        return (
-            f"{config.model.model}, {config.model.dtype}, -O{config.optimization_level}, "
-            f"{config.parallel.num_threads} threads"
-        )
+        return model_title(self.loaded.config)
 
     def as_json(self) -> dict[str, Any]:
-        config = self.loaded.config
-        return {
-            "name": config.model.model,
-            "dtype": config.model.dtype,
-            "optimization_level": config.optimization_level,
-            "num_threads": config.parallel.num_threads,
-            "startup": self.loaded.startup.report(),
-        }
+        return {**model_report(self.loaded.config), "startup": self.loaded.startup.report()}
 
 
 def load_for_bench(args: EngineArgs, reporter: Reporter) -> BenchModel:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ozone.config.schema import OzoneConfig
+
 Row = tuple[str, str, str]
 """A line of a table: what, the figure with its unit, and a remark (spread, limit) or an empty string."""
 
@@ -77,3 +79,21 @@ def header(bench: str, parameters: dict[str, Any]) -> dict[str, Any]:
     from ozone import __version__
 
     return {"bench": bench, "ozone_version": __version__, "parameters": parameters}
+
+
+def model_report(config: OzoneConfig) -> dict[str, object]:
+    """Which model was measured, and how it ran."""
+    return {
+        "name": config.model.model,
+        "dtype": config.model.dtype,
+        "optimization_level": config.optimization_level,
+        "num_threads": config.parallel.num_threads,
+    }
+
+
+def model_title(config: OzoneConfig) -> str:
+    """The same in a line."""
+    return (
+        f"{config.model.model}, {config.model.dtype}, -O{config.optimization_level}, "
+        f"{config.parallel.num_threads} threads"
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import stat
@@ -14,6 +15,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+logger = logging.getLogger("ozone")
 
 # Beyond this, what was not used for the longest time goes. An artifact of 30 layers has 0.1 MB a range.
 MAX_BYTES = 256 << 20
@@ -23,6 +26,11 @@ _SUFFIX, _LOCK, _TEMPORARY = ".ozone", ".lock", ".tmp"
 # What a killed process left is removed when it is older than any start takes.
 _LEFT_BEHIND_SECONDS = 3600.0
 _POLL_SECONDS = 0.02
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, without its path."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 class UnusableStoreError(Exception):
@@ -153,6 +161,15 @@ class ArtifactStore:
             yield
         finally:
             self._unlock(key + _LOCK, file)
+
+    def lock_if_possible(self, held: contextlib.ExitStack, key: str, timeout: float, work: str) -> None:
+        """Let no other process do `work` for `key` until `held` is closed, where that is possible."""
+        try:
+            held.enter_context(self.lock(key, timeout))
+        except TimeoutError:
+            logger.warning("another start has %s for %.0f s: not waiting", work, timeout)
+        except OSError as error:  # a directory that may only be read, a file system without locks
+            logger.debug("%s: no lock: %s", self.path, error)
 
     def _try_lock(self, name: str) -> int | None:
         """A handle that holds the lock; None where another process does."""

@@ -18,7 +18,7 @@ import torch
 
 from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
 from ozone.compilation.artifact_key import UndescribableError, key_of, key_parts
-from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError
+from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, reason
 from ozone.compilation.by_tokens import ByTokens
 from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unnamed
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
@@ -138,17 +138,12 @@ class _Attempt:
             return Programs(decode(content, self._key, self._span_bytes), loaded=True, kept=self._file)
         except (OSError, DamagedArtifactError) as error:
             if warn:
-                logger.warning("%s is compiled anew, it cannot be used: %s", self._file, _reason(error))
+                logger.warning("%s is compiled anew, it cannot be used: %s", self._file, reason(error))
             return None
 
     def lock(self, held: contextlib.ExitStack) -> None:
         """Let no other start compile the same meanwhile, where that is possible."""
-        try:
-            held.enter_context(self._store.lock(self._key, _PATIENCE_SECONDS))
-        except TimeoutError:
-            logger.warning("another start has compiled the same for %.0f s: not waiting", _PATIENCE_SECONDS)
-        except OSError as error:  # a directory that may only be read, a file system without locks
-            logger.debug("%s: no lock: %s", self._store.path, error)
+        self._store.lock_if_possible(held, self._key, _PATIENCE_SECONDS, "compiled the same")
 
     def save(self, label: Mapping[str, Any], ranges: Sequence[RangeProgram]) -> Programs:
         """Keep what was compiled; where that fails, it runs all the same."""
@@ -156,13 +151,9 @@ class _Attempt:
         try:
             self._store.write(self._key, encode(header, self._key, ranges, self._span_bytes))
         except OSError as error:
-            logger.warning(_NOT_CACHED, f"{self._store.path}: {_reason(error)}")
+            logger.warning(_NOT_CACHED, f"{self._store.path}: {reason(error)}")
             return Programs(ranges)
         return Programs(ranges, kept=self._file)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def encode(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def peers() -> ModuleType:
     return module
 
 
-def pretender(peers: ModuleType, tmp_path: Path, missing: int = 0) -> object:
+def pretender(peers: ModuleType, tmp_path: Path, missing: int = 0) -> Any:
     script = tmp_path / "worker_of_a_test.py"
     script.write_text(PRETENDER.format(peers=str(SCRIPT.parent / "peers"), missing=missing))
     return peers.Worker([sys.executable, str(script)], "model.gguf", 1, tmp_path / "log")
@@ -43,19 +44,19 @@ def pretender(peers: ModuleType, tmp_path: Path, missing: int = 0) -> object:
 
 def test_a_worker_answers_with_its_times(peers: ModuleType, tmp_path: Path) -> None:
     worker = pretender(peers, tmp_path)
-    assert worker.started == {"version": "1.0"}  # type: ignore[attr-defined]
-    answer = worker.ask([1, 2, 3], 8)  # type: ignore[attr-defined]
+    assert worker.started == {"version": "1.0"}
+    answer = worker.ask([1, 2, 3], 8)
     assert answer["tokens"] == 8 and 0 < answer["first"] < answer["total"]
     assert peers.WORKS[0].rate(answer) == pytest.approx(127 / (answer["total"] - answer["first"]))
     assert peers.WORKS[2].rate(answer) == pytest.approx(512 / answer["first"])
-    worker.close()  # type: ignore[attr-defined]
+    worker.close()
 
 
 def test_a_worker_that_stops_early_has_no_figure(peers: ModuleType, tmp_path: Path) -> None:
     worker = pretender(peers, tmp_path, missing=2)
     with pytest.raises(RuntimeError, match="6 tokens instead of 8"):
-        worker.ask([1], 8)  # type: ignore[attr-defined]
-    worker.close()  # type: ignore[attr-defined]
+        worker.ask([1], 8)
+    worker.close()
 
 
 def test_a_worker_that_cannot_start_says_why(peers: ModuleType, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ SHAPES = [(48, 64), (96, 320), (256, 1152), (1040, 256)]
 TOKENS = (1, 2, 3, 4, 7, 16, 33, 130)
 
 
-def launches_of(form: Format, tokens: int, rows: int, cols: int) -> tuple[object, torch.Tensor, object]:
+def launches_of(form: Format, tokens: int, rows: int, cols: int) -> tuple[Any, torch.Tensor, Any]:
     """Recorded launches, the tensor that they write, and what they read."""
     assert native is not None
     kept = (form.ours.weights(rows, cols), form.ours.inputs(tokens, cols))
@@ -45,7 +47,7 @@ def test_all_ways_give_the_same_bits(form: Format, isa: str) -> None:
             expected = result.clone()
             for way in range(4):  # one that a kernel does not have is its default
                 result.fill_(7)
-                launches.run(way)  # type: ignore[attr-defined]
+                launches.run(way)
                 assert torch.equal(result, expected), f"way {way} of {rows}x{cols}, {tokens} tokens"
 
 
@@ -53,21 +55,19 @@ def test_a_table_is_its_threads_own() -> None:
     assert native is not None
     form = next(form for form in FORMATS if form.name == "Q4_1")
     launches, _, _kept = launches_of(form, 2, 48, 64)
-    memory = [tensor.numpy().ctypes.data for tensor in _kept[0]]  # type: ignore[index]
-    assert memory
     ways = native.kernels()["linear_gguf"].ways
-    assert launches.ways() == [ways[0]]  # type: ignore[attr-defined]
-    seen: list[object] = []
+    assert launches.ways() == [ways[0]]
+    seen: list[Any] = []
 
     def elsewhere() -> None:
-        shape = launches.shapes()[0]  # type: ignore[attr-defined]
+        shape = launches.shapes()[0]
         for spans in ([(1, 1), (native.NO_END, 2)], [(2, 1), (native.NO_END, 0)], [(native.NO_END, 99)]):
             native.set_ways([(shape, spans), (5, [(native.NO_END, 1)])])
             seen.append(
                 (launches.ways(), native.ways() == sorted([(shape, spans), (5, [(native.NO_END, 1)])]))
-            )  # type: ignore[attr-defined]
+            )
         native.set_ways([])
-        seen.append(launches.ways())  # type: ignore[attr-defined]
+        seen.append(launches.ways())
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
@@ -86,8 +86,8 @@ def test_a_table_is_its_threads_own() -> None:
         lambda end: [],
     ],
 )
-def test_a_table_that_cannot_be_is_refused(spans: object) -> None:
+def test_a_table_that_cannot_be_is_refused(spans: Callable[[int], list[tuple[int, int]]]) -> None:
     assert native is not None
     with pytest.raises(ValueError, match="ways"):
-        native.set_ways([(1, spans(native.NO_END))])  # type: ignore[operator]
+        native.set_ways([(1, spans(native.NO_END))])
     assert native.ways() == []

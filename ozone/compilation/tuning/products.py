@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from ozone.models.causal_lm import CausalLM
 
 # Rows are recognized by this prime; what is recorded runs with as many rows as it is told, up to so many.
-_ROWS = 131
-MOST_ROWS = 128
+MOST_ROWS = 131
 # Counts that no launch of a product has.
 _OTHER_COUNTS = (1_000_003, 1_000_033)
 _GGUF_TYPES = {2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
@@ -96,13 +95,13 @@ def record(model: CausalLM, products: Sequence[Product]) -> Products:
         try:
             with Recording(pool, foreign=True):
                 for product in products:
-                    product.module(torch.empty((_ROWS, product.columns), dtype=product.dtype))
+                    product.module(torch.empty((MOST_ROWS, product.columns), dtype=product.dtype))
                     of_launch += [product] * (len(launches) - len(of_launch))
         finally:
             native.Launches.stop()
     constants = [*model.parameters(), *model.buffers()]
     spans = [*dict.fromkeys(map(span_of, constants)), pool.span]
-    program = launches.store([_ROWS, *_OTHER_COUNTS], spans).bind(spans)
+    program = launches.store([MOST_ROWS, *_OTHER_COUNTS], spans).bind(spans)
     return Products(_shapes(program, of_launch), of_launch, program, (constants, pool))
 
 

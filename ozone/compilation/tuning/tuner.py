@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ozone.compilation.artifact_file import DamagedArtifactError
-from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError
+from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, reason
 from ozone.compilation.artifacts import ProgramCache
 from ozone.compilation.compiler import Phase
 from ozone.compilation.tuning import keeping
 from ozone.compilation.tuning.choosing import spans
 from ozone.compilation.tuning.keeping import Kept, ShapeChoice
-from ozone.compilation.tuning.measuring import Measured, measure, wanted_rows
+from ozone.compilation.tuning.measuring import MOST_HEAD_ROWS, ROWS, Measured, measure, wanted_rows
 from ozone.compilation.tuning.products import Products, Shape, products_of, record
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Tuner:
 
         Not quite: weights of two types may be as large. What differs then is not tuned, no more.
         """
-        described: list[Any] = [self.most_tokens, self.most_requests]
+        # Of larger steps no more is measured.
+        described: list[Any] = [min(self.most_tokens, ROWS[-1]), min(self.most_requests, MOST_HEAD_ROWS)]
         for product in products_of(model):
             tensors = [*product.module.parameters(), *product.module.buffers()]
             shapes = [[list(tensor.shape), str(tensor.dtype)] for tensor in tensors]
@@ -170,18 +171,13 @@ class _Attempt:
             choices = self._read().of_model(fingerprint)
         except (OSError, DamagedArtifactError) as error:
             if warn:
-                logger.warning("%s is measured anew, it cannot be used: %s", self._file, _reason(error))
+                logger.warning("%s is measured anew, it cannot be used: %s", self._file, reason(error))
             return None
         return None if choices is None else Tuning(choices, loaded=True, kept=self._file)
 
     def lock(self, held: contextlib.ExitStack) -> None:
         """Let no other start measure meanwhile, where that is possible."""
-        try:
-            held.enter_context(self._store.lock(self._key, _PATIENCE_SECONDS))
-        except TimeoutError:
-            logger.warning("another start has tuned for %.0f s: not waiting", _PATIENCE_SECONDS)
-        except OSError as error:  # a directory that may only be read, a file system without locks
-            logger.debug("%s: no lock: %s", self._store.path, error)
+        self._store.lock_if_possible(held, self._key, _PATIENCE_SECONDS, "tuned")
 
     def save(self, fingerprint: str, name: str, choices: Sequence[ShapeChoice]) -> Tuning:
         """Keep what was measured, beside what is there; where that fails, it is used all the same."""
@@ -193,10 +189,6 @@ class _Attempt:
             content = keeping.encode(self._parts, kept.with_model(fingerprint, name, choices))
             self._store.write(self._key, content)
         except OSError as error:
-            logger.warning("tuning is not kept: %s: %s", self._store.path, _reason(error))
+            logger.warning("tuning is not kept: %s: %s", self._store.path, reason(error))
             return Tuning(choices)
         return Tuning(choices, kept=self._file)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
