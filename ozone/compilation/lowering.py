@@ -79,6 +79,11 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._foreign = foreign
         self._of_op: list[Tensor] | None = None  # what the op that is running has allocated
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is traced while this records, and torch would import Dynamo to skip it (1 s)."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -94,6 +99,10 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._of_op = held
         if func in _ALLOCATIONS:
             return self._allocate(func(*args, **{**kwargs, "device": "meta"}))
+        if func._can_decompose():
+            # What may be a view or a copy, such as `to` and `reshape`, is made of ops that are one of both.
+            with self:
+                return func.decompose(*args, **kwargs)
         if func.is_view:
             return func(*args, **kwargs)
         if self._foreign:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +151,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "more than there should be": lambda h: h["shapes"][0].update(more=1),
     "a model of text": lambda h: h["models"].update(b={"name": "b", "shapes": "x"}),
     "no models": lambda h: h.update(models=[]),
+    "a busy day of text": lambda h: h["busy"].update(a="today"),
 }
 
 
@@ -244,13 +249,61 @@ def test_a_start_measures_once_and_says_the_same(
 
 def test_a_busy_machine_is_not_remembered(tiny_model: Path, tmp_path: Path, quiet: Quiet) -> None:
     quiet.busy = "its threads ran 30% of the time"
-    for calls in (1, 2):
-        made, _ = start(tiny_model, tmp_path)
-        assert (made.kept, made.loaded, quiet.calls) == (None, False, calls)
-        assert quiet.busy in made.origin
+    made, _ = start(tiny_model, tmp_path)
+    assert (made.kept, made.loaded, quiet.calls) == (None, False, 1) and made.choices
+    assert quiet.busy in made.origin
+
+
+def test_starts_on_a_busy_machine_do_not_all_measure(
+    tiny_model: Path, tmp_path: Path, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet.busy = "its threads ran 30% of the time"
+    start(tiny_model, tmp_path)
+    made, _ = start(tiny_model, tmp_path)
+    assert quiet.calls == 1 and not made.choices and made.table() == []
+    assert "0 minutes ago the machine was too busy" in made.origin and made.kept.stem[:12] in made.origin
+    monkeypatch.setattr(keeping, "BUSY_SECONDS", 0.0)
     quiet.busy = None
     start(tiny_model, tmp_path)
+    assert quiet.calls == 2
     assert start(tiny_model, tmp_path)[0].loaded
+
+
+def test_of_two_starts_at_once_one_measures(
+    tiny_model: Path, tmp_path: Path, quiet: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = quiet.measure
+
+    def slowly(*args: Any) -> Measured:
+        time.sleep(0.5)  # the other one comes to the lock meanwhile
+        return measure(*args)
+
+    monkeypatch.setattr(tuner, "measure", slowly)
+    settings: dict[str, Any] = {"level": 0, "kernel_config": {"enable_flashinfer_autotune": True}}
+    with ThreadPoolExecutor(2) as threads:
+        starts = [threads.submit(start, tiny_model, tmp_path, **settings) for _ in range(2)]
+        (one, said), (other, said_too) = (a_start.result() for a_start in starts)
+    assert quiet.calls == 1 and said == said_too
+    assert one.loaded != other.loaded and one.table() == other.table()
+
+
+def test_a_full_disk_costs_a_warning(
+    tiny_model: Path,
+    tmp_path: Path,
+    quiet: Quiet,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with caplog.at_level(logging.WARNING, logger="ozone"):
+        made, _ = start(tiny_model, tmp_path, level=0, kernel_config={"enable_flashinfer_autotune": True})
+    assert made.kept is None and made.table() != [], "what was measured is taken all the same"
+    (warning,) = [message for message in caplog.messages if "tuning" in message]
+    assert os.strerror(errno.ENOSPC) in warning
+    assert not list((tmp_path / keeping.ROOM).iterdir())
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:40], lambda b: b[:-3] + b"\0" + b[-2:], lambda _: b""])

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from ozone.version import __version__
 ROOM = "tuning"
 # A file holds the choices of many models; those that were measured first go first.
 MOST_SHAPES = 1024
+_MOST_BUSY = 64
+# For so long after a start has found the machine busy, others do not try again.
+BUSY_SECONDS = 3600.0
 _MAX_BYTES = 8 << 20
 
 
@@ -80,11 +83,24 @@ class Kept:
         choices: by shape.
         models: the shapes of each model that was tuned, by its fingerprint.
         names: what people call those models.
+        busy: when the machine was found busy while a model was measured, in seconds since the epoch, by its
+            fingerprint. Nothing that was measured then is kept.
     """
 
     choices: Mapping[int, ShapeChoice]
     models: Mapping[str, Sequence[int]]
     names: Mapping[str, str]
+    busy: Mapping[str, float] = field(default_factory=dict)
+
+    def busy_for(self, fingerprint: str, now: float) -> float | None:
+        """How many seconds ago measuring a model was in vain; None where it should be tried (again)."""
+        age = now - self.busy.get(fingerprint, -math.inf)
+        return age if 0 <= age < BUSY_SECONDS else None
+
+    def with_busy(self, fingerprint: str, now: float) -> Kept:
+        """This, with one more model that could not be measured."""
+        others = {key: at for key, at in self.busy.items() if key != fingerprint}
+        return replace(self, busy=dict([*others.items(), (fingerprint, now)][-_MOST_BUSY:]))
 
     def of_model(self, fingerprint: str) -> list[ShapeChoice] | None:
         """The choices for a model, None where one is missing or the model is unknown."""
@@ -102,7 +118,8 @@ class Kept:
         models = {**self.models, fingerprint: shapes}
         models = {key: known for key, known in models.items() if all(shape in kept for shape in known)}
         names = {key: text for key, text in {**self.names, fingerprint: name}.items() if key in models}
-        return Kept(kept, models, names)
+        busy = {key: at for key, at in self.busy.items() if key != fingerprint}
+        return Kept(kept, models, names, busy)
 
 
 NOTHING = Kept({}, {}, {})
@@ -121,7 +138,8 @@ def encode(parts: Mapping[str, Any], kept: Kept) -> bytes:
         for choice in kept.choices.values()
     ]
     models = {key: {"name": kept.names[key], "shapes": list(shapes)} for key, shapes in kept.models.items()}
-    return pack({"key_parts": parts, "made": time.time(), "shapes": shapes, "models": models}, [])
+    header = {"key_parts": parts, "made": time.time(), "shapes": shapes, "models": models}
+    return pack({**header, "busy": dict(kept.busy)}, [])
 
 
 def decode(content: bytes, parts: Mapping[str, Any]) -> Kept:
@@ -137,9 +155,10 @@ def decode(content: bytes, parts: Mapping[str, Any]) -> Kept:
         choices = [_choice(**described) for described in header["shapes"]]
         models = {key: [int(shape) for shape in known["shapes"]] for key, known in header["models"].items()}
         names = {key: str(known["name"]) for key, known in header["models"].items()}
+        busy = {key: float(at) for key, at in header["busy"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
         raise DamagedArtifactError("it does not say what it should") from None
-    return Kept({choice.shape: choice for choice in choices}, models, names)
+    return Kept({choice.shape: choice for choice in choices}, models, names, busy)
 
 
 def _choice(*, shape: int, kernel: str, label: str, spans: list[Any], figures: list[Any]) -> ShapeChoice:

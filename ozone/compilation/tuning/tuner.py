@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,20 +48,31 @@ class Tuning:
         choices: for each shape of its products, in the order of a step.
         loaded: whether an earlier start measured them.
         busy: why they are good for this start only: the machine was not this process's own meanwhile.
+        tried: there are none, since the machine was busy when an earlier start measured: so many seconds ago.
         kept: the file that they are in.
     """
 
     choices: Sequence[ShapeChoice]
     loaded: bool = False
     busy: str | None = None
+    tried: float | None = None
     kept: Path | None = None
 
     @property
     def origin(self) -> str:
         """Where the choices are from, in a phrase."""
+        if self.tried is not None:
+            minutes, again = self.tried / 60, keeping.BUSY_SECONDS / 60
+            return (
+                f"the default: {minutes:.0f} minutes ago the machine was too busy to measure; a start tries "
+                f"again {again - minutes:.0f} minutes from now, or after `ozone cache clear {self._key()}`"
+            )
         if self.busy is not None:
             return f"measured for this start only, the machine was busy: {self.busy}"
         return "measured by an earlier start" if self.loaded else "measured by this start"
+
+    def _key(self) -> str:
+        return "KEY" if self.kept is None else self.kept.stem[:12]
 
     def table(self) -> keeping.Table:
         """The choices as the native library takes them."""
@@ -101,7 +113,10 @@ class Tuner:
                 choices, busy = self._measure(model, report)
             if busy is not None:
                 logger.info("tuning is for this start only, the machine is busy: %s", busy)
-            if attempt is None or busy is not None:
+            if attempt is None:
+                return Tuning(choices, busy=busy)
+            if busy is not None:
+                attempt.save_busy(fingerprint)
                 return Tuning(choices, busy=busy)
             return attempt.save(fingerprint, self.name, choices)
 
@@ -168,12 +183,16 @@ class _Attempt:
     def load(self, fingerprint: str, *, warn: bool = False) -> Tuning | None:
         """None where a model is not known; `warn` says so where the file cannot be used."""
         try:
-            choices = self._read().of_model(fingerprint)
+            kept = self._read()
         except (OSError, DamagedArtifactError) as error:
             if warn:
                 logger.warning("%s is measured anew, it cannot be used: %s", self._file, reason(error))
             return None
-        return None if choices is None else Tuning(choices, loaded=True, kept=self._file)
+        choices = kept.of_model(fingerprint)
+        if choices is not None:
+            return Tuning(choices, loaded=True, kept=self._file)
+        tried = kept.busy_for(fingerprint, time.time())
+        return None if tried is None else Tuning((), tried=tried, kept=self._file)
 
     def lock(self, held: contextlib.ExitStack) -> None:
         """Let no other start measure meanwhile, where that is possible."""
@@ -181,14 +200,22 @@ class _Attempt:
 
     def save(self, fingerprint: str, name: str, choices: Sequence[ShapeChoice]) -> Tuning:
         """Keep what was measured, beside what is there; where that fails, it is used all the same."""
+        kept = self._write(lambda kept: kept.with_model(fingerprint, name, choices))
+        return Tuning(choices, kept=self._file if kept else None)
+
+    def save_busy(self, fingerprint: str) -> None:
+        """Keep that measuring was in vain, so that not every start of the next hour pays for it."""
+        self._write(lambda kept: kept.with_busy(fingerprint, time.time()))
+
+    def _write(self, change: Callable[[Kept], Kept]) -> bool:
+        """Whether it could be written; a warning says why not."""
         try:
             kept = self._read()
         except (OSError, DamagedArtifactError):
             kept = keeping.NOTHING  # `load` has warned
         try:
-            content = keeping.encode(self._parts, kept.with_model(fingerprint, name, choices))
-            self._store.write(self._key, content)
+            self._store.write(self._key, keeping.encode(self._parts, change(kept)))
         except OSError as error:
             logger.warning("tuning is not kept: %s: %s", self._store.path, reason(error))
-            return Tuning(choices)
-        return Tuning(choices, kept=self._file)
+            return False
+        return True
