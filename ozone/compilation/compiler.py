@@ -13,7 +13,8 @@ from ozone.compilation.observer import Observer
 from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import Step, StepInputs
-from ozone.compilation.trace import Traced, trace
+from ozone.compilation.trace import trace
+from ozone.compilation.traced import Traced
 from ozone.config.ranges import compiled_for
 from ozone.config.schema import CompilationConfig
 

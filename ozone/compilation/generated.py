@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from ozone.compilation.observer import Observer
 from ozone.compilation.pieces import Piece, fingerprint
 from ozone.compilation.step import Step, StepInputs, sizes_of
-from ozone.compilation.trace import Argument, Traced
+from ozone.compilation.traced import Argument, Traced
 from ozone.engine.input_buffers import BatchCounts
 from ozone.errors import ConfigError, clipped
 

@@ -21,7 +21,7 @@ from ozone.compilation.observer import Observer
 from ozone.compilation.pieces import Piece
 from ozone.compilation.pool import PlannedPool
 from ozone.compilation.step import SIZES, Step, StepInputs, sizes_of
-from ozone.compilation.trace import Traced
+from ozone.compilation.traced import Traced
 from ozone.engine.input_buffers import BatchCounts
 from ozone.native import library
 from ozone.ops.registry import OPS

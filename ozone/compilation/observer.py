@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ozone.compilation.lowering import Lowered
     from ozone.compilation.pass_manager import PassReport
     from ozone.compilation.pieces import Piece
-    from ozone.compilation.trace import Traced
+    from ozone.compilation.traced import Traced
     from ozone.compilation.tuning.tuner import Tuning
 
 

@@ -5,44 +5,44 @@ Sizes are unbacked, so that no number is special, no guard is made, and nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from ozone.compilation.repeated import only, plan_of, repeat
 from ozone.compilation.step import SIZES, Step, StepInputs
+from ozone.compilation.traced import Argument, Traced
+
+logger = logging.getLogger("ozone")
 
 # Sizes of the example that is traced. Any would do.
 _EXAMPLE = {"tokens": 37, "requests": 11, "request_starts": 12}
 
 
-@dataclass(frozen=True)
-class Argument:
-    """What a placeholder of a traced graph stands for: an input or one of the first dimensions of inputs, by
-    the names of `StepInputs` and `SIZES`, or a constant, by its name in `Step.constants`.
-    """
-
-    kind: Literal["size", "input", "constant"]
-    name: str
-
-
-@dataclass
-class Traced:
-    """A step as a graph. `arguments` has one entry for each placeholder, in their order."""
-
-    module: fx.GraphModule
-    arguments: list[Argument]
-
-
 def trace(step: Step, inputs: StepInputs) -> Traced:
-    """The whole step as one graph.
+    """The whole step as one graph. Of layers that repeat, a few are traced.
 
     Args:
         inputs: any tensors of the right types, of at least a dozen rows; only their shapes are looked at.
 
     Raises: torch's own errors where the model does what cannot be traced.
     """
+    constants = {id(tensor): Argument("constant", name) for name, tensor in step.constants()}
+    plan = plan_of(step)
+    if plan is not None:
+        with only(step.model, plan.layers):
+            traced = _trace(step, inputs, constants)
+        if repeat(traced, plan):
+            return traced
+        logger.debug("layers %s differ in more than their weights: all are traced", plan.copied)
+    return _trace(step, inputs, constants)
+
+
+def _trace(step: Step, inputs: StepInputs, constants: Mapping[int, Argument]) -> Traced:
+    """`trace` of all layers that the model has now; `constants` by the identity of their tensors."""
     from torch._dynamo.convert_frame import fullgraph_capture
     from torch._dynamo.decorators import mark_unbacked
     from torch._dynamo.utils import get_metrics_context
@@ -58,7 +58,7 @@ def trace(step: Step, inputs: StepInputs) -> Traced:
     assert captured is not None, "a step without tensors"
     module, arguments = captured.graph_module, captured.example_inputs
     names = {id(example): Argument("input", name) for name, example in examples._asdict().items()}
-    names |= {id(tensor): Argument("constant", name) for name, tensor in step.constants()}
+    names |= constants
     fakes = [node.meta["example_value"] for node in module.graph.find_nodes(op="placeholder")]
     sizes = {
         str(fake.shape[0]): size

@@ -16,7 +16,8 @@ from ozone.compilation.failures import ForeignOpError
 from ozone.compilation.lowering import Capacity, lower
 from ozone.compilation.pieces import op_name, split
 from ozone.compilation.step import Step, StepInputs
-from ozone.compilation.trace import Traced, trace
+from ozone.compilation.trace import trace
+from ozone.compilation.traced import Traced
 from ozone.config.schema import CUDAGraphMode
 from ozone.engine.input_buffers import BatchCounts
 from ozone.errors import ConfigError

@@ -22,7 +22,8 @@ from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.passes import FUSIONS
 from ozone.compilation.passes.noops import eliminate_noops
 from ozone.compilation.step import Step
-from ozone.compilation.trace import Traced, trace
+from ozone.compilation.trace import trace
+from ozone.compilation.traced import Traced
 from ozone.config.schema import CompilationConfig, PassConfig
 from ozone.engine.input_buffers import BatchCounts
 from ozone.ops.registry import NATIVE, OPS

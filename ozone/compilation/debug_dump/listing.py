@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from ozone.compilation.step import SIZES, StepInputs
-from ozone.compilation.trace import Traced
+from ozone.compilation.traced import Traced
 
 _INDENT = "    "
 

@@ -33,7 +33,7 @@ from ozone.compilation.lowering import Lowered
 from ozone.compilation.observer import Changed, Observer
 from ozone.compilation.pass_manager import PassReport
 from ozone.compilation.pieces import Piece, fingerprint
-from ozone.compilation.trace import Traced
+from ozone.compilation.traced import Traced
 from ozone.compilation.tuning.choosing import DEFAULT, Figure, differing
 from ozone.compilation.tuning.keeping import ShapeChoice
 from ozone.compilation.tuning.tuner import Tuning
