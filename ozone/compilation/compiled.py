@@ -18,12 +18,17 @@ from ozone.native import allocate, library
 
 
 class CompiledStep:
-    """A lowered step over its inputs and constants. One caller at a time."""
+    """A lowered step over its inputs and constants. One caller at a time.
+
+    Attributes:
+        pool_bytes: of the memory that values between launches lie in.
+    """
 
     def __init__(self, programs: Sequence[RangeProgram], step: Step, inputs: StepInputs) -> None:
         """`programs`: of ranges as `ByTokens` takes them."""
         tensors = {**dict(step.constants()), **inputs._asdict()}
         pool = torch.from_numpy(allocate("pool", max(program.lowered.pool_bytes for program in programs)))
+        self.pool_bytes = pool.numel()
         self._kept = step, inputs  # what the programs point into
         self._bound = ByTokens(
             (made.first, made.last, _Bound(made.lowered, tensors, pool)) for made in programs

@@ -61,6 +61,13 @@ def weight_bytes(model: ModelConfig, dtype: str) -> int:
     return (model.num_layers * layer + tables) * ITEM_BYTES[dtype]
 
 
+def step_bytes(model: ModelConfig, dtype: str, tokens: int, requests: int) -> int:
+    """About the bytes that activations and logits of a step take at once, in a graph's pool or not."""
+    hidden = max(model.hidden_size, model.num_heads * model.head_dim)
+    columns = 3 * model.intermediate_size + 4 * hidden
+    return tokens * columns * ITEM_BYTES[dtype] + requests * model.vocab_size * ITEM_BYTES["float32"]
+
+
 def _resolve_fixed(r: Resolution) -> None:
     r.put("model.model", DEFAULT_MODEL, "default", "no model was named")
     r.put("model.served_model_name", (r.value("model.model"),), "default", "the model's name")
@@ -123,8 +130,8 @@ def _resolve_requests(r: Resolution) -> None:
 def _resolve_lengths(r: Resolution) -> None:
     """Context length and KV cache bound each other."""
     _check_cache_size(r)
-    free = min(DEFAULT_KV_BYTES, int(_memory_beside_weights(r) * DEFAULT_KV_SHARE))
-    reason = "at most 4 GiB and 40% of the memory that the weights leave free"
+    free = min(DEFAULT_KV_BYTES, int(_memory_for_cache(r) * DEFAULT_KV_SHARE))
+    reason = "at most 4 GiB and 40% of the memory that weights and a step leave free"
     if r.model is None:
         r.put(MAX_LEN, 0, "default", "follows from the model, and none was read")
         r.put(KV_BYTES, free, "platform", reason)
@@ -155,12 +162,16 @@ def _resolve_lengths(r: Resolution) -> None:
     )
 
 
-def _memory_beside_weights(r: Resolution) -> int:
+def _memory_for_cache(r: Resolution) -> int:
+    """What weights and the pool of a step's graph leave free."""
     available = r.platform.available_bytes
     if r.model is None:
         return available
-    # The weights' size is an estimate, and mapped files can be reclaimed: some memory is left in any case.
-    return max(available - weight_bytes(r.model, r.value(DTYPE)), available // 10)
+    dtype = r.value(DTYPE)
+    tokens = r.value(TOKENS) if r.by_user(TOKENS) else DEFAULT_TOKENS
+    taken = weight_bytes(r.model, dtype) + step_bytes(r.model, dtype, tokens, r.value(SEQS))
+    # Their size is an estimate, and mapped files can be reclaimed: some memory is left in any case.
+    return max(available - taken, available // 10)
 
 
 def _check_cache_size(r: Resolution) -> None:

@@ -66,17 +66,21 @@ class MemoryUse:
         step_weights: what of them a decode step reads.
         kv_cache: the whole cache. It becomes resident as its blocks are first used.
         kv_token: of the cache, for one token.
+        graph_pool: what values between the launches of a program lie in. It becomes resident as batches grow;
+            0 where nothing is compiled or captured.
     """
 
     weights: int
     step_weights: int
     kv_cache: int
     kv_token: int
+    graph_pool: int
 
     def line(self) -> str:
         return (
             f"memory: weights {self.weights / 1e6:.1f} MB, KV cache up to {self.kv_cache / 1e6:.1f} MB "
             f"({self.kv_token} bytes a token)"
+            + (f", graph pool up to {self.graph_pool / 1e6:.1f} MB" if self.graph_pool else "")
         )
 
 
@@ -270,7 +274,10 @@ def _build_runner(
     )
     kv_bytes = runner.kv_cache_bytes
     tokens = runner.num_blocks * runner.block_size
-    return runner, MemoryUse(weight_bytes(model), step_weight_bytes(model), kv_bytes, kv_bytes // tokens)
+    memory = MemoryUse(
+        weight_bytes(model), step_weight_bytes(model), kv_bytes, kv_bytes // tokens, runner.graph_pool_bytes
+    )
+    return runner, memory
 
 
 def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:

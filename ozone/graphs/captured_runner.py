@@ -36,6 +36,10 @@ class CapturedRunner(EagerRunner):
         self._captured = CompiledStep([whole], step, self._inputs)
         self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)
 
+    @property
+    def graph_pool_bytes(self) -> int:
+        return self._captured.pool_bytes
+
     def _hidden(self, counts: BatchCounts) -> Tensor:
         mode, _ = self._dispatcher.dispatch(BatchDescriptor(counts.num_tokens, counts.num_requests))
         if mode is CUDAGraphMode.NONE:

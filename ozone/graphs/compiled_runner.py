@@ -50,6 +50,10 @@ class CompiledRunner(EagerRunner):
             self._compiled = CompiledStep(self.programs.ranges, step, self._inputs)
         self._dispatcher = Dispatcher(compilation.cudagraph_mode, compilation.cudagraph_capture_sizes)
 
+    @property
+    def graph_pool_bytes(self) -> int:
+        return self._compiled.pool_bytes
+
     def _hidden(self, counts: BatchCounts) -> Tensor:
         mode, _ = self._dispatcher.dispatch(BatchDescriptor(counts.num_tokens, counts.num_requests))
         return self._compiled(counts, mode)

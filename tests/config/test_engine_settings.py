@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ozone.config.engine_settings import kv_bytes_per_token, weight_bytes
+from ozone.config.engine_settings import kv_bytes_per_token, step_bytes, weight_bytes
 from ozone.config.model import ModelConfig
 from ozone.config.platform import PlatformFacts
 from ozone.config.schema import OzoneConfig
@@ -65,11 +65,14 @@ def test_a_small_cache_shortens_the_default_length_with_a_notice(
 def test_little_free_memory_shortens_the_default_length_too(
     resolved: Resolved, small_model: ModelConfig, machine: PlatformFacts
 ) -> None:
-    crowded = dataclasses.replace(machine, available_bytes=1_000_000)
-    config = resolved(model=small_model, platform=crowded)
-    left = 1_000_000 - weight_bytes(small_model, "bfloat16")
-    assert config.cache.kv_cache_memory_bytes == int(0.4 * left)
-    assert config.model.max_model_len == int(0.4 * left) // 4096 * 16
+    weights = weight_bytes(small_model, "bfloat16")
+    for words, tokens, seqs in (((), 2048, 64), (("--max-num-batched-tokens=256",), 256, 64)):
+        step = tokens * (3 * 64 + 4 * 32) * 2 + seqs * 100 * 4
+        assert step_bytes(small_model, "bfloat16", tokens, seqs) == step
+        crowded = dataclasses.replace(machine, available_bytes=900_000 + weights + step)
+        config = resolved(*words, model=small_model, platform=crowded)
+        assert config.cache.kv_cache_memory_bytes == 360_000
+        assert config.model.max_model_len == 360_000 // 4096 * 16
 
 
 def test_the_weights_are_about_as_large_as_their_matrices(small_model: ModelConfig) -> None:
@@ -143,7 +146,7 @@ def test_the_default_cache_is_bounded_by_memory_and_by_use(
 ) -> None:
     large = dataclasses.replace(small_model, num_layers=400)
     assert resolved(model=small_model).cache.kv_cache_memory_bytes == 64 * 8192 * 256
-    left = 8 * GIB - weight_bytes(large, "bfloat16")
+    left = 8 * GIB - weight_bytes(large, "bfloat16") - step_bytes(large, "bfloat16", 2048, 64)
     assert resolved(model=large).cache.kv_cache_memory_bytes == int(0.4 * left)
     roomy = dataclasses.replace(machine, available_bytes=100 * GIB)
     assert resolved(model=large, platform=roomy).cache.kv_cache_memory_bytes == 4 * GIB

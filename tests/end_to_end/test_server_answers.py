@@ -117,10 +117,13 @@ def wait_until_idle(server: ServerProcess) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow, id="soak")])
-def test_two_hundred_clients_of_which_a_third_disconnect(expected: list[Expected], rounds: int) -> None:
+@pytest.mark.parametrize("level", ["-O0", "-O2"])
+def test_two_hundred_clients_of_which_a_third_disconnect(
+    expected: list[Expected], rounds: int, level: str
+) -> None:
     rng = random.Random(int(os.environ.get("OZONE_TEST_SEED", "0")))
     max_tokens = 12
-    with serve("-O0", "--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN)) as server:
+    with serve(level, "--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN)) as server:
         asyncio.run(crowd(server, expected, 200, max_tokens, rng))  # every buffer is in use once
         metrics = wait_until_idle(server)
         before = server.resident_bytes()

@@ -81,11 +81,18 @@ def test_a_cache_takes_what_its_blocks_were_said_to_take(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "block_size", "least"),
-    [("bfloat16", 64, 0.9998), ("float16", 16, 0.99999), ("int8", 32, 0.997), ("fp8", 16, 0.98)],
+    ("dtype", "block_size", "mean", "least"),
+    [
+        ("bfloat16", 64, 0.99997, 0.9998),
+        ("float16", 16, 0.99999, 0.99999),
+        # The least of 125 rows depends on how sums are rounded: plain PyTorch has 0.9968, a CPU with AVX2
+        # 0.9958, portable code 0.9955. The mean of all does not: it is 0.99972 to 0.99973 with each.
+        ("int8", 32, 0.9996, 0.995),
+        ("fp8", 16, 0.996, 0.98),
+    ],
 )
 def test_a_cache_of_another_type_changes_logits_little(
-    files: ModelFiles, exact_model: CausalLM, dtype: str, block_size: int, least: float
+    files: ModelFiles, exact_model: CausalLM, dtype: str, block_size: int, mean: float, least: float
 ) -> None:
     """Measured as the cosine between logits without their mean: a prompt, then decode."""
     tokens = [504, 3575, 282, 4649, 314] * 25
@@ -99,6 +106,7 @@ def test_a_cache_of_another_type_changes_logits_little(
         return scores - scores.mean(-1, keepdim=True)
 
     similarity = torch.cosine_similarity(logits(dtype, block_size), logits("auto", 16))
+    assert similarity.mean() > mean
     assert similarity.min() > least
 
 

@@ -1,0 +1,141 @@
+"""Every format says the same with programs and graphs as at -O0, under random mixes of prefill, decode,
+preemption and prefix hits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_checkpoints as checkpoints
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_llama import save_tokenizer
+
+from ozone import LLM, SamplingParams
+from ozone.entrypoints.quantize import Request, quantize
+from ozone.graphs.eager_runner import kv_block_bytes
+from ozone.ops.registry import NATIVE
+from ozone.quantization.recipes import RECIPES
+from ozone.weights.model_files import open_model
+
+pytestmark = pytest.mark.skipif(not NATIVE, reason="programs and graphs need the native library")
+
+MOST_TOKENS = 30
+NUM_BLOCKS = 14
+CROWDED = {"max_num_batched_tokens": 24, "max_num_seqs": 5, "max_model_len": 128}
+# (scheme, type of the KV cache)
+FORMATS = (
+    ("float32", "auto"),
+    ("fp8-dynamic", "auto"),
+    ("fp8-static", "fp8"),
+    ("int8", "int8"),
+    ("int4-g32", "auto"),
+)
+SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
+    "O1": (1, {}),
+    "O2": (2, {"cudagraph_capture_sizes": [1, 2, 4]}),  # larger decode batches and mixed ones run otherwise
+    "captured": (0, {"cudagraph_mode": "FULL", "custom_ops": ["all"]}),
+}
+
+Folder = Callable[[str], Path]
+
+
+def prompts() -> list[dict[str, list[int]]]:
+    """Of random lengths; some begin alike, by more than a block."""
+    rng = random.Random(2)
+    shared = [rng.randrange(3, 160) for _ in range(40)]
+    return [
+        {"prompt_token_ids": shared[:begin] + [rng.randrange(3, 160) for _ in range(end)]}
+        for begin, end in ((0, 1), (0, 40), (17, 3), (33, 9), (33, 30), (40, 1), (40, 20), (16, 16))
+    ]
+
+
+PROMPTS = prompts()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """A model of six layers as a scheme stores it."""
+    known: dict[str, Path] = {}
+
+    def get(scheme: str) -> Path:
+        if scheme in known:
+            return known[scheme]
+        out = tmp_path_factory.mktemp(scheme) / "model"
+        if scheme == "float32":
+            out.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(checkpoints.SHAPE, "num_hidden_layers", 6)
+                patch.setitem(checkpoints.SHAPE, "vocab_size", 320)  # as many as the tokenizer has
+                checkpoints.save(checkpoints.tiny_model("llama_tied"), out, "safetensors")
+            save_tokenizer(out)
+        else:
+            quantize(Request(str(get("float32")), out, RECIPES[scheme], calibration_tokens=512))
+        known[scheme] = out
+        return out
+
+    return get
+
+
+def params(tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Folder) -> Callable[[str, str], list[list[int]]]:
+    """What a model answers to each prompt on its own, at -O0."""
+    known: dict[tuple[str, str], list[list[int]]] = {}
+
+    def get(scheme: str, cache: str) -> list[list[int]]:
+        if (scheme, cache) not in known:
+            with LLM(
+                str(folder(scheme)),
+                dtype="float32",
+                kv_cache_dtype=cache,
+                optimization_level=0,
+                max_model_len=128,
+                enable_prefix_caching=False,
+            ) as llm:
+                outputs = [llm.generate([p], params(MOST_TOKENS), use_tqdm=False)[0] for p in PROMPTS]
+            known[scheme, cache] = [list(output.outputs[0].token_ids) for output in outputs]
+        return known[scheme, cache]
+
+    return get
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(("scheme", "cache"), FORMATS, ids=[scheme for scheme, _ in FORMATS])
+def test_answers_do_not_depend_on_the_schedule(
+    scheme: str, cache: str, setting: str, folder: Folder, alone: Callable[[str, str], list[list[int]]]
+) -> None:
+    expected = alone(scheme, cache)
+    level, compilation = SETTINGS[setting]
+    stored = {"auto": "float32"}.get(cache, cache)
+    block_bytes = kv_block_bytes(open_model(str(folder(scheme))).config, 16, stored)
+    with LLM(
+        str(folder(scheme)),
+        dtype="float32",
+        kv_cache_dtype=cache,
+        optimization_level=level,
+        compilation_config=compilation or None,
+        kv_cache_memory_bytes=NUM_BLOCKS * block_bytes,
+        **CROWDED,
+    ) as llm:
+        requests = st.tuples(st.integers(0, len(PROMPTS) - 1), st.integers(1, MOST_TOKENS))
+
+        @settings(max_examples=15, database=None)
+        @given(st.lists(requests, min_size=1, max_size=10))
+        def says_the_same(wanted: list[tuple[int, int]]) -> None:
+            outputs = llm.generate(
+                [PROMPTS[place] for place, _ in wanted],
+                [params(tokens) for _, tokens in wanted],
+                use_tqdm=False,
+            )
+            for (place, tokens), output in zip(wanted, outputs, strict=True):
+                assert list(output.outputs[0].token_ids) == expected[place][:tokens]
+
+        says_the_same()
