@@ -115,7 +115,8 @@ def _program(store: ArtifactStore, entry: Entry) -> Row:
 def _tuning(store: ArtifactStore, entry: Entry) -> Row:
     def told(header: dict[str, Any]) -> dict[str, Any]:
         parts = header["key_parts"]
-        models = ", ".join(dict.fromkeys(Path(known["name"]).name for known in header["models"].values()))
+        names = dict.fromkeys(Path(known["name"]).name for known in header["models"].values())
+        models = ", ".join(names) or "none yet, the machine was busy"
         machine = f"{parts['threads']} threads of {parts['cpu_model']}"
         holds = f"tuning of {len(header['shapes'])} shapes for {machine}: {models}"
         return {"made": header["made"], "isa": parts["isa"], "holds": holds}

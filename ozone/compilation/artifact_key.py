@@ -14,13 +14,12 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CellType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ozone.compilation.artifact_file import FORMAT
+from ozone.compilation.described import Describer, metadata
 from ozone.compilation.lowering import Capacity
 from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs
 from ozone.config.schema import CompilationConfig
@@ -39,11 +38,6 @@ _IRRELEVANT = frozenset(
         "cudagraph_num_of_warmups",
     }
 )
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
-
-
-class UndescribableError(Exception):
-    """A model holds what a key cannot tell from another of its kind, so that it has no key."""
 
 
 def key_parts(
@@ -66,9 +60,9 @@ def key_parts(
         "code": code_digest(),
         "compilation": _settings(config),
         "capacity": dataclasses.astuple(capacity),
-        "inputs": [[name, *_metadata(x)] for name, x in inputs._asdict().items()],
+        "inputs": [[name, *metadata(x)] for name, x in inputs._asdict().items()],
         "constants": _digest(list(_constants(step))),
-        "model": _digest(_Describer().modules(step.model)),
+        "model": _digest(Describer().modules(step.model)),
     }
 
 
@@ -108,81 +102,11 @@ def _constants(step: Step) -> Iterator[list[Any]]:
     for name, x in step.constants():
         storage = x.untyped_storage()
         shared = storages.setdefault(storage.data_ptr(), len(storages))
-        dtype, shape, stride = _metadata(x)
+        dtype, shape, stride = metadata(x)
         if name.startswith(KV_CACHE_PREFIX):  # its first dimension is the number of blocks
             yield [name, dtype, shape[1:], stride, x.storage_offset(), shared]
         else:
             yield [name, dtype, shape, stride, x.storage_offset(), shared, storage.nbytes()]
-
-
-def _metadata(x: Tensor) -> tuple[str, list[int], list[int]]:
-    return str(x.dtype), list(x.shape), list(x.stride())
-
-
-class _Describer:
-    """Objects as JSON has them: whatever a trace of a model may read besides its tensors.
-
-    Each object that is met again is a number.
-    """
-
-    def __init__(self) -> None:
-        self._met: dict[int, int] = {}
-        self._kept: list[Any] = []  # so that no identity is given away twice
-
-    def modules(self, model: nn.Module) -> list[Any]:
-        """Every module: its name, its class, its own attributes."""
-        return [
-            [
-                name,
-                _name(type(module)),
-                [
-                    [key, self.value(value)]
-                    for key, value in vars(module).items()
-                    if key not in _MODULE_ATTRIBUTES
-                ],
-            ]
-            for name, module in model.named_modules(remove_duplicate=False)
-        ]
-
-    def value(self, x: Any) -> Any:
-        """One attribute."""
-        if x is None or isinstance(x, bool | int | float | str | bytes):
-            return repr(x)
-        if isinstance(x, torch.dtype | torch.device | torch._ops.OpOverload | enum.Enum):
-            return str(x)
-        if isinstance(x, Tensor):
-            return ["tensor", *_metadata(x)]
-        if id(x) in self._met:
-            return self._met[id(x)]
-        self._met[id(x)] = len(self._met)
-        self._kept.append(x)
-        return [_name(type(x)), self._parts(x)]
-
-    def _parts(self, x: Any) -> Any:
-        if isinstance(x, nn.Module):
-            return None  # a name among `modules`
-        if isinstance(x, Mapping):
-            return [[self.value(key), self.value(x[key])] for key in x]
-        if isinstance(x, set | frozenset):
-            return sorted(map(repr, x))
-        if isinstance(x, list | tuple):
-            return [self.value(item) for item in x]
-        if isinstance(x, type):
-            return _name(x)
-        if isinstance(x, CellType):
-            return self.value(x.cell_contents)
-        if callable(x) and hasattr(x, "__qualname__"):
-            enclosed = [
-                self.value(getattr(x, name, None)) for name in ("__self__", "__defaults__", "__closure__")
-            ]
-            return [x.__module__, x.__qualname__, enclosed]
-        if not hasattr(x, "__dict__"):
-            raise UndescribableError(f"nothing is known of a {_name(type(x))} but its class")
-        return [[name, self.value(value)] for name, value in vars(x).items()]
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _digest(value: Any) -> str:

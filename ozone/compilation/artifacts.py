@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
-from ozone.compilation.artifact_key import UndescribableError, key_of, key_parts
+from ozone.compilation.artifact_key import key_of, key_parts
 from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, reason
 from ozone.compilation.by_tokens import ByTokens
 from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unnamed
+from ozone.compilation.described import UndescribableError
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
 from ozone.compilation.observer import Observer
 from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from ozone.compilation.described import Describer, UndescribableError, metadata
 from ozone.compilation.step import KV_CACHE_PREFIX, Step
 from ozone.compilation.traced import Argument, Traced
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _PERIODS = 3
 _LAYER_PREFIX = "layers."
-_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
 
 
 @dataclass(frozen=True)
@@ -52,29 +52,30 @@ def plan_for(kinds: Sequence[int]) -> Plan | None:
 
     The first layer is never among those that repeat: nothing is in the residual stream before it.
     """
-    count, best = len(kinds), None
+    count, best = len(kinds), (0, 0, 0)
     for first in range(1, count):
         for period in range(1, (count - first) // (_PERIODS + 1) + 1):
-            equal = itertools.takewhile(
-                lambda i, period=period: kinds[i] == kinds[i + period],  # type: ignore[misc]
-                range(first, count - period),
-            )
-            periods = sum(1 for _ in equal) // period + 1
-            saved = (periods - _PERIODS) * period
-            if saved > 0 and (best is None or saved > best[0]):
-                best = saved, first, period
-    if best is None:
+            saved = (_periods(kinds, first, period) - _PERIODS) * period
+            best = max(best, (saved, -first, -period))
+    saved, first, period = best[0], -best[1], -best[2]
+    if saved == 0:
         return None
-    saved, first, period = best
     end = first + (_PERIODS - 1) * period  # of the second period
     copied = range(end, end + saved)
     return Plan(tuple(i for i in range(count) if i not in copied), first, period, tuple(copied[::period]))
 
 
+def _periods(kinds: Sequence[int], first: int, period: int) -> int:
+    """How many equal periods follow each other from layer `first` on."""
+    ends = itertools.count(first, period)
+    return sum(
+        1 for _ in itertools.takewhile(lambda i: kinds[i : i + period] == kinds[first : first + period], ends)
+    )
+
+
 def plan_of(step: Step) -> Plan | None:
     """`plan_for` the layers of a step's model."""
-    layers = getattr(step.model, "layers", None)
-    return plan_for(kinds_of(layers, step.kv_caches)) if isinstance(layers, nn.ModuleList) else None
+    return plan_for(kinds_of(step.model.layers, step.kv_caches))
 
 
 @contextmanager
@@ -91,61 +92,58 @@ def only(model: CausalLM, layers: Sequence[int]) -> Iterator[None]:
 def kinds_of(layers: nn.ModuleList, kv_caches: Sequence[Sequence[Tensor | None]]) -> list[int]:
     """A number for each layer; layers of one number compute the same from weights of the same shapes.
 
-    What a layer computes has to follow from its own attributes and those of its parts. A part of it that is
-    not understood makes a layer one of a kind.
+    What a layer computes has to follow from its own attributes and those of its parts.
     """
-    owners = Counter(
-        id(tensor) for layer in layers for tensor in {id(x): x for x in _tensors(layer)}.values()
-    )
-    shared = {key for key, count in owners.items() if count > 1}
-    known: list[Any] = []
-    kinds = []
-    for place, layer in enumerate(layers):
-        cache = [_tensor(part, shared) for part in kv_caches[place] if part is not None]
-        described = (_Described(place, shared)(layer), cache)
-        if described not in known:
-            known.append(described)
-        kinds.append(known.index(described))
-    return kinds
+    try:
+        shared = _shared(layers)
+        described = [
+            (_OfLayer(place, shared).modules(layer), _tensors(layer, kv_caches[place], shared))
+            for place, layer in enumerate(layers)
+        ]
+    except UndescribableError:
+        return list(range(len(layers)))
+    return [described.index(one) for one in described]
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _shared(layers: nn.ModuleList) -> dict[int, Any]:
+    """What more than one layer holds, by identity; what identifies it lives as long as this."""
+    times: Counter[int] = Counter()
+    kept = []
+    for layer in layers:
+        describer = Describer()
+        describer.modules(layer)
+        kept.append(describer)
+        times.update({*describer.met, *(id(tensor) for _, tensor in _named(layer))})
+    return {key: kept for key, count in times.items() if count > 1}
 
 
-def _tensor(tensor: Tensor, shared: set[int]) -> Any:
-    return tensor.shape, tensor.dtype, tensor.stride(), id(tensor) if id(tensor) in shared else None
+def _named(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from layer.named_parameters(remove_duplicate=False)
+    yield from layer.named_buffers(remove_duplicate=False)
 
 
-@dataclass(frozen=True)
-class _Described:
-    """Makes values that are equal for parts of layers which differ in their place and their weights alone."""
+def _tensors(layer: nn.Module, cache: Sequence[Tensor | None], shared: Container[int]) -> list[Any]:
+    weights = [(name, metadata(x), id(x) if id(x) in shared else None) for name, x in _named(layer)]
+    return [weights, [None if x is None else metadata(x) for x in cache]]
 
-    place: int
-    shared: set[int]
 
-    def __call__(self, value: Any, name: str = "") -> Any:
-        if isinstance(value, nn.Module):
-            own = {key: x for key, x in vars(value).items() if key not in _OF_EVERY_MODULE}
-            held = {**value._parameters, **value._buffers, **value._modules}
-            return type(value), self._each({**own, **held})
-        if isinstance(value, Tensor):
-            return _tensor(value, self.shared)
-        if isinstance(value, str):
-            return value.replace(f"{_LAYER_PREFIX}{self.place}.", f"{_LAYER_PREFIX}*.")
-        if name == "layer" and value == self.place:
-            return "its place"
-        if isinstance(value, (list, tuple)):
-            return type(value), [self(item) for item in value]
-        if type(value).__module__.partition(".")[0] == __name__.partition(".")[0] and hasattr(
-            value, "__dict__"
-        ):
-            return type(value), self._each(vars(value))
-        return value
+class _OfLayer(Describer):
+    """Describes layers alike that differ in their place alone; what they share is itself."""
 
-    def _each(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self(value, name) for name, value in values.items()}
+    def __init__(self, place: int, shared: Container[int]) -> None:
+        super().__init__()
+        self._place, self._shared = place, shared
+
+    def attribute(self, key: str, x: Any) -> Any:
+        return "its place" if key == "layer" and x == self._place else super().attribute(key, x)
+
+    def value(self, x: Any) -> Any:
+        if isinstance(x, str):
+            x = x.replace(f"{_LAYER_PREFIX}{self._place}.", f"{_LAYER_PREFIX}*.")
+        return super().value(x)
+
+    def object(self, x: Any) -> Any:
+        return ("shared", id(x)) if id(x) in self._shared else super().object(x)
 
 
 def repeat(traced: Traced, plan: Plan) -> bool:
@@ -171,9 +169,7 @@ def repeat(traced: Traced, plan: Plan) -> bool:
 
     if not all(_same(node, following[node], in_third) for node in copied):
         return False
-    if any(
-        argument in following and argument not in target for x in behind for argument in x.all_input_nodes
-    ):
+    if any(argument in following for node in behind for argument in node.all_input_nodes):
         return False
     # What nodes of the first two periods are in the last two that are there so far.
     now = {node: following[node] for node in before}

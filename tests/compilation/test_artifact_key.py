@@ -12,8 +12,9 @@ import torch
 from compiled_case import Case, make_case
 
 from ozone.compilation import artifact_key
-from ozone.compilation.artifact_key import UndescribableError, key_of, key_parts
+from ozone.compilation.artifact_key import key_of, key_parts
 from ozone.compilation.compiler import compile_step
+from ozone.compilation.described import UndescribableError
 from ozone.config.schema import CUDAGraphMode, PassConfig
 from ozone.native import library
 from ozone.ops.registry import NATIVE

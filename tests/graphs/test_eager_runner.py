@@ -85,9 +85,7 @@ def test_a_cache_takes_what_its_blocks_were_said_to_take(
     [
         ("bfloat16", 64, 0.99997, 0.9998),
         ("float16", 16, 0.99999, 0.99999),
-        # The least of 125 rows depends on how sums are rounded: plain PyTorch has 0.9968, a CPU with AVX2
-        # 0.9958, portable code 0.9955. The mean of all does not: it is 0.99972 to 0.99973 with each.
-        ("int8", 32, 0.9996, 0.995),
+        ("int8", 32, 0.9996, 0.997),
         ("fp8", 16, 0.996, 0.98),
     ],
 )
@@ -107,7 +105,8 @@ def test_a_cache_of_another_type_changes_logits_little(
 
     similarity = torch.cosine_similarity(logits(dtype, block_size), logits("auto", 16))
     assert similarity.mean() > mean
-    assert similarity.min() > least
+    # A row of int8's 125 tells how sums are rounded: 0.9958 with AVX2, 0.9968 in plain PyTorch on that CPU.
+    assert similarity.sort().values[1 if dtype == "int8" else 0] > least
 
 
 def test_the_cache_has_as_many_blocks_as_fit(files: ModelFiles, model: CausalLM) -> None:

@@ -97,15 +97,25 @@ def step(runner: EagerRunner, work: list[tuple[FakeRequest, int]]) -> None:
         row += count
 
 
-def greatest_difference(model: PreTrainedModel, requests: list[FakeRequest]) -> float:
-    """The largest absolute difference from transformers' logits over the tokens computed so far."""
-    worst = 0.0
+def reference_logits(model: PreTrainedModel, requests: list[FakeRequest]) -> NDArray[np.float32]:
+    """transformers' logits of the tokens computed so far, one request after another: (rows, vocab_size)."""
+    rows = []
     for request in requests:
-        ours = np.concatenate(request.logits)
+        count = sum(map(len, request.logits))
         with torch.inference_mode():
-            theirs = model(torch.tensor([request.token_ids[: len(ours)]])).logits[0].float().numpy()
-        worst = max(worst, float(np.abs(ours - theirs).max()))
-    return worst
+            rows.append(model(torch.tensor([request.token_ids[:count]])).logits[0].float().numpy())
+    return np.concatenate(rows)
+
+
+def differences(model: PreTrainedModel, requests: list[FakeRequest]) -> NDArray[np.float32]:
+    """Absolute differences from `reference_logits`, in their shape."""
+    ours = np.concatenate([rows for request in requests for rows in request.logits])
+    return np.abs(ours - reference_logits(model, requests))
+
+
+def greatest_difference(model: PreTrainedModel, requests: list[FakeRequest]) -> float:
+    """The largest of `differences`."""
+    return float(differences(model, requests).max())
 
 
 def compilation(max_num_batched_tokens: int = 256, **changes: Any) -> CompilationConfig:

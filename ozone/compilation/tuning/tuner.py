@@ -65,14 +65,11 @@ class Tuning:
             minutes, again = self.tried / 60, keeping.BUSY_SECONDS / 60
             return (
                 f"the default: {minutes:.0f} minutes ago the machine was too busy to measure; a start tries "
-                f"again {again - minutes:.0f} minutes from now, or after `ozone cache clear {self._key()}`"
+                f"again {again - minutes:.0f} minutes from now"
             )
         if self.busy is not None:
             return f"measured for this start only, the machine was busy: {self.busy}"
         return "measured by an earlier start" if self.loaded else "measured by this start"
-
-    def _key(self) -> str:
-        return "KEY" if self.kept is None else self.kept.stem[:12]
 
     def table(self) -> keeping.Table:
         """The choices as the native library takes them."""
