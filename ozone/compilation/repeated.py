@@ -90,7 +90,7 @@ def only(model: CausalLM, layers: Sequence[int]) -> Iterator[None]:
 
 
 def kinds_of(layers: nn.ModuleList, kv_caches: Sequence[Sequence[Tensor | None]]) -> list[int]:
-    """A number for each layer; layers of one number compute the same from weights of the same shapes.
+    """For each layer the place of the first one that computes the same from weights of the same shapes.
 
     What a layer computes has to follow from its own attributes and those of its parts.
     """

@@ -106,11 +106,11 @@ def test_what_differs_is_another_kind(tmp_path: Path, monkeypatch: pytest.Monkey
     model.layers[4].mlp.down_proj.weight = torch.nn.Parameter(torch.ones(2, 2), requires_grad=False)
     model.layers[5].mlp.up_proj = model.layers[5].mlp.gate_up_proj
     model.layers[6].mlp.gate_up_proj.names = ("other",)
-    assert kinds_of(model.layers, caches) == [0, 0, 0, 1, 2, 3, 4, 0]
+    assert kinds_of(model.layers, caches) == [0, 0, 0, 3, 4, 5, 6, 0]
     # Whoever shares what others do not is another one too.
     model.layers[1].input_layernorm.weight = model.layers[2].input_layernorm.weight
     model.layers[7].self_attn.rope = None
-    assert kinds_of(model.layers, caches) == [0, 1, 1, 2, 3, 4, 5, 6]
+    assert kinds_of(model.layers, caches) == [0, 1, 1, 3, 4, 5, 6, 7]
 
 
 @needs_native
