@@ -13,6 +13,8 @@ from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.streaming import new_request_id
 from ozone.errors import QueueFullError, RequestError
 
+_REPORT_SECONDS = 0.2
+
 
 @dataclass(slots=True)
 class RequestTimes:
@@ -49,8 +51,8 @@ def run_requests(
 ) -> list[RequestTimes]:
     """Submit all prompts at once, as far as the engine's queue takes them, and wait for their ends.
 
-    Times are taken in the engine's thread, when a token is handed over. `arrived` is called with the
-    number of tokens, as they come.
+    Times are taken in the engine's thread, when a token is handed over. `arrived` is called
+    with numbers of tokens that have come, now and then.
 
     Raises: `RequestError` if the engine refuses or fails a request, or would have to cut one short.
     """
@@ -61,7 +63,7 @@ def run_requests(
                 f"{len(prompt)} prompt tokens and {params.max_tokens} to generate are {wanted}; "
                 f"the context holds {engine.max_model_len} (max_model_len)"
             )
-    deltas: queue.SimpleQueue[tuple[float, int, RequestDelta]] = queue.SimpleQueue()
+    ends: queue.SimpleQueue[tuple[int, RequestDelta]] = queue.SimpleQueue()
     times: list[RequestTimes] = []
     ids: list[str] = []
     unfinished = 0
@@ -71,36 +73,49 @@ def run_requests(
         while len(times) < len(prompts):
             index, request_id = len(times), new_request_id("bench")
             prompt = prompts[index]
+            request = RequestTimes(len(prompt), time.perf_counter())
 
-            def on_delta(delta: RequestDelta, index: int = index) -> None:
-                deltas.put((time.perf_counter(), index, delta))
+            # In the engine's thread. This thread hardly wakes: it would take a core from the step that runs.
+            def on_delta(delta: RequestDelta, index: int = index, request: RequestTimes = request) -> None:
+                if delta.token_ids:
+                    request.arrivals.append((time.perf_counter(), len(delta.token_ids)))
+                if delta.finish_reason is not None:
+                    ends.put((index, delta))
 
-            begin = time.perf_counter()
             try:
                 engine.add_request(request_id, prompt, params, on_delta=on_delta)
             except QueueFullError:
                 if not unfinished and not submitted:
                     raise
                 break
-            times.append(RequestTimes(len(prompt), begin))
+            times.append(request)
             ids.append(request_id)
             submitted += 1
         return submitted
 
+    reported = 0
+
+    def report() -> None:
+        nonlocal reported
+        come = sum(request.output_tokens for request in times)
+        arrived(come - reported)
+        reported = come
+
     try:
         unfinished = submit_until_full()
         while unfinished:
-            when, index, delta = deltas.get()
-            if delta.token_ids:
-                times[index].arrivals.append((when, len(delta.token_ids)))
-                arrived(len(delta.token_ids))
+            report()
+            try:
+                index, delta = ends.get(timeout=_REPORT_SECONDS)
+            except queue.Empty:
+                continue
             if delta.finish_reason in ("error", "abort"):
                 raise RequestError(f"request {index} failed: {delta.error or delta.finish_reason}")
-            if delta.finish_reason is not None:
-                unfinished -= 1
-                unfinished += submit_until_full()
+            unfinished -= 1
+            unfinished += submit_until_full()
     except BaseException:
         for request_id in ids:
             engine.abort(request_id)
         raise
+    report()
     return times

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ozone.bench.graph_nodes import Node, nodes_of
 from ozone.bench.graph_page import page
@@ -35,14 +35,18 @@ from ozone.bench.workload import count
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.config.schema import CUDAGraphMode, OzoneConfig
 from ozone.engine.input_buffers import BatchCounts
+from ozone.engine.sampling_table import SamplingTable
 from ozone.entrypoints.assemble import limit_torch_spinning
 from ozone.entrypoints.console import start_logging
 from ozone.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ozone.compilation.compiled import CompiledStep
+
 _DESCRIPTION = """\
 Measure every launch of a step: its time, the bytes of weights and KV cache that it reads, and the share of
 this machine's limit, measured in the same rounds. Beside it the whole step as each mode of graphs runs it,
-and the output head, which is no part of the graph. With --html the same as a page with a timeline.
+with logits and a greedy choice of tokens. With --html the same as a page with a timeline.
 
 Launches are timed in a replay with a barrier behind each of them; a replay without leaves out the barriers
 that it does not need, so the whole may be shorter than the sum of its parts."""
@@ -58,7 +62,6 @@ class Measured:
     Attributes:
         modes: a whole step's median in each round, by mode of graphs.
         sums: of all launches of a replay, likewise.
-        head: of the output head from Python.
         reads, operations: the machine's limits in each round: bytes a second, operations by kind of product.
     """
 
@@ -66,7 +69,6 @@ class Measured:
     nodes: list[Node]
     modes: dict[CUDAGraphMode, list[float]] = field(default_factory=lambda: {mode: [] for mode in _MODES})
     sums: list[float] = field(default_factory=list)
-    head: list[float] = field(default_factory=list)
     reads: list[float] = field(default_factory=list)
     operations: dict[str, list[float]] = field(default_factory=dict)
 
@@ -148,13 +150,14 @@ def _measure(
     with reporter.progress("rounds", rounds * len(batches)) as done, torch.inference_mode():
         for batch in batches:
             counts = model.buffers.fill(batch.scheduled)
-            bound = step.whole(counts.num_tokens)
-            nodes = nodes_of(model, programs, bound, batch, counts, config)
+            table = SamplingTable(len(batch.scheduled))  # of zeros: greedy
+            bound = step.whole(counts.num_tokens, table)
+            nodes = nodes_of(model, bound, batch, counts, config)
             one = Measured(batch, nodes)
             times: list[Sequence[int]] = []
             for _ in range(rounds):
                 _measure_limits(one, limits)
-                _measure_round(one, model, step, bound, counts, times)
+                _measure_round(one, step, bound, counts, table, times)
                 done()
             for node, seconds in zip(nodes, zip(*times, strict=True), strict=True):
                 node.seconds = statistics.median(seconds) / 1e9
@@ -170,13 +173,16 @@ def _measure_limits(one: Measured, limits: Limits) -> None:
 
 
 def _measure_round(
-    one: Measured, model: Steps, step: Any, bound: Any, counts: BatchCounts, times: list[Sequence[int]]
+    one: Measured,
+    step: CompiledStep,
+    bound: Any,
+    counts: BatchCounts,
+    table: SamplingTable,
+    times: list[Sequence[int]],
 ) -> None:
     sizes = (counts.num_tokens, counts.num_requests, counts.num_logits)
-    hidden = step(counts, CUDAGraphMode.FULL)
     for mode in _MODES:
-        one.modes[mode].append(_median(partial(step, counts, mode)))
-    one.head.append(_median(model.head(hidden, counts)))
+        one.modes[mode].append(_median(partial(step.logits, counts, mode, table)))
     begin = time.perf_counter()
     sums: list[float] = []
     while not sums or time.perf_counter() < begin + _SECONDS:
@@ -225,7 +231,6 @@ def _rows(one: Measured, *, every: bool) -> list[Row]:
     rows += [
         ("sum of the launches", milliseconds(statistics.median(one.sums)), f"{len(one.nodes)} launches"),
         ("the step", milliseconds(step), f"{modes}; {one.between:+.1%} of FULL lies between launches"),
-        ("the output head", milliseconds(statistics.median(one.head)), "from Python, after the step"),
         (
             "memory's share",
             f"{total / reads / step:.0%}",
@@ -255,7 +260,6 @@ def _as_json(one: Measured) -> dict[str, Any]:
         "step_seconds": {mode.name: summary_json(seconds) for mode, seconds in one.modes.items()},
         "launches_seconds": summary_json(one.sums),
         "share_between_launches": one.between,
-        "head_seconds": summary_json(one.head),
         "limits": {
             "read_bytes_per_s": Summary.of(one.reads).median,
             "operations_per_s": {name: Summary.of(rates).median for name, rates in one.operations.items()},

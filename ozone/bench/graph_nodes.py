@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ from ozone.config.schema import OzoneConfig
 from ozone.native import library
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ozone.bench.steps import Batch, Steps
-    from ozone.compilation.compiler import RangeProgram
     from ozone.engine.input_buffers import BatchCounts
 
 _PRODUCTS = {"linear_float": "bf16", "linear_fp8": "bf16", "linear_int4": "bf16"}
@@ -40,33 +42,21 @@ class Node:
     seconds: float = 0.0
 
 
-def nodes_of(
-    model: Steps,
-    programs: Sequence[RangeProgram],
-    bound: Any,
-    batch: Batch,
-    counts: BatchCounts,
-    config: OzoneConfig,
-) -> list[Node]:
+def nodes_of(model: Steps, bound: Any, batch: Batch, counts: BatchCounts, config: OzoneConfig) -> list[Node]:
     """The launches of the program that this batch runs. `bound`: it, over the model's memory."""
     native = library()
     assert native is not None, "programs run where the native library is"
-    program = next(made for made in programs if made.first <= counts.num_tokens <= made.last)
-    sizes = {name: tensor.untyped_storage().nbytes() for name, tensor in model.tensors().items()}
-    spans = (0, *(sizes[name] for name in program.lowered.memory), 0)
-    stored = [launch for piece in program.lowered.pieces for launch in piece.program.launches]
-    values = bound.nodes((counts.num_tokens, counts.num_requests, counts.num_logits))
+    weights = _Weights(model.tensors().values())
     contexts = [item.start + item.num_tokens for item in batch.scheduled]
     layer_bytes = _layer_bytes(model, config)
     nodes = []
-    for (kernel, pointers), (_, numbers) in zip(stored, values, strict=True):
+    for kernel, values in bound.nodes((counts.num_tokens, counts.num_requests, counts.num_logits)):
         described = native.kernels()[kernel].fields
-        fields = {name: value for (name, _), value in zip(described, numbers, strict=True)}
-        where = {name: place for (name, _), (place, _) in zip(described, pointers, strict=True)}
+        fields = {name: value for (name, _), value in zip(described, values, strict=True)}
         node = Node(kernel, _shape(fields, described))
-        if "weight" in where and kernel.startswith("linear"):
+        if "weight" in fields and kernel.startswith("linear"):
             rows = fields.get("rows") or sum(fields.get(f"rows{i}", 0) for i in range(3))
-            node.bytes = spans[where["weight"]]
+            node.bytes = weights.bytes_at(fields["weight"])
             node.operations = 2 * fields["tokens"] * rows * fields["cols"]
             node.product = _product(kernel, fields)
         elif kernel == "attention":
@@ -74,6 +64,18 @@ def nodes_of(
             node.bytes = layer_bytes * sum(min(context, seen) for context in contexts)
         nodes.append(node)
     return nodes
+
+
+class _Weights:
+    """How large the memory is that an address lies in."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+        self._begins = sorted(storages)
+        self._bytes = [storages[begin].nbytes() for begin in self._begins]
+
+    def bytes_at(self, address: int) -> int:
+        return self._bytes[bisect.bisect_right(self._begins, address) - 1]
 
 
 def _layer_bytes(model: Steps, config: OzoneConfig) -> int:

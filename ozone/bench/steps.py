@@ -104,21 +104,16 @@ class Steps:
         """Programs over this model's memory."""
         from ozone.compilation.compiled import CompiledStep
 
-        return CompiledStep(programs, self._step, self._inputs)
+        requests = len(self._inputs.seq_lens)
+        return CompiledStep(programs, self._step, self._inputs, self._logits_indices, requests)
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What programs point into, by name, but the pool."""
         return {**dict(self._step.constants()), **self._inputs._asdict()}
 
-    def head(self, hidden: Tensor, counts: BatchCounts) -> Callable[[], object]:
-        """From the hidden states of a step to its logits."""
-        rows = self._logits_indices[: counts.num_logits]
-        return lambda: self.model.compute_logits(hidden.index_select(0, rows))
-
     def call(self, step: CompiledStep, counts: BatchCounts, mode: CUDAGraphMode) -> Callable[[], object]:
         """A step to its logits: everything but scheduling and sampling."""
-        rows = self._logits_indices[: counts.num_logits]
-        return lambda: self.model.compute_logits(step(counts, mode).index_select(0, rows))
+        return lambda: step.logits(counts, mode)
 
 
 def add_batch_arguments(group: argparse._ArgumentGroup) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -67,6 +67,9 @@ class Lowered:
     memory: tuple[str, ...]
     pool_bytes: int
     result: Result
+
+
+Made = TypeVar("Made")
 
 
 class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -145,7 +148,7 @@ def lower(
         notes that name piece and op.
     """
     watch = observer or Observer()
-    return _for_some_sizes(capacity, lambda sizes: _Lowering(traced, step, inputs, sizes, watch).run(pieces))
+    return for_some_sizes(capacity, lambda sizes: _Lowering(traced, step, inputs, sizes, watch).run(pieces))
 
 
 def capture(step: Step, inputs: StepInputs, capacity: Capacity, observer: Observer | None = None) -> Lowered:
@@ -154,11 +157,12 @@ def capture(step: Step, inputs: StepInputs, capacity: Capacity, observer: Observ
     Raises: `ForeignOpError` where it calls an op that is not of the vocabulary.
     """
     watch = observer or Observer()
-    return _for_some_sizes(capacity, lambda sizes: _captured(step, inputs, sizes, watch))
+    return for_some_sizes(capacity, lambda sizes: _captured(step, inputs, sizes, watch))
 
 
-def _for_some_sizes(capacity: Capacity, attempt: Callable[[_Sizes], Lowered]) -> Lowered:
-    sizes = _Sizes.at_least(capacity)
+def for_some_sizes(capacity: Capacity, attempt: Callable[[Sizes], Made]) -> Made:
+    """What `attempt` makes with sizes that its launches can be told apart by."""
+    sizes = Sizes.at_least(capacity)
     while True:
         try:
             return attempt(sizes)
@@ -166,14 +170,14 @@ def _for_some_sizes(capacity: Capacity, attempt: Callable[[_Sizes], Lowered]) ->
             # A size that happens to divide another number of a launch: others will not.
             if "a multiple of" not in str(error) or sizes.tokens > 4 * capacity.tokens + _LARGE:
                 raise
-            sizes = _Sizes.at_least(Capacity(sizes.tokens + 1, sizes.requests + 1))
+            sizes = Sizes.at_least(Capacity(sizes.tokens + 1, sizes.requests + 1))
 
 
 _LARGE = 4096
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """Primes, since a count of a launch is recognized by what divides it."""
 
     tokens: int
@@ -181,10 +185,10 @@ class _Sizes:
     logits: int
 
     @staticmethod
-    def at_least(capacity: Capacity) -> _Sizes:
+    def at_least(capacity: Capacity) -> Sizes:
         requests = _prime(max(capacity.requests, 101))
         tokens = _prime(max(capacity.tokens, requests + 1))
-        return _Sizes(tokens, requests, _prime(tokens + 1))
+        return Sizes(tokens, requests, _prime(tokens + 1))
 
     @property
     def header(self) -> list[int]:
@@ -202,10 +206,24 @@ def _prime(least: int) -> int:
     return n
 
 
+@contextmanager
+def recording() -> Iterator[Any]:
+    """Yields what takes down, as `Launches`, what is launched meanwhile instead of being run."""
+    native = library()
+    assert native is not None, "programs are made where the native library is"
+    launches = native.Launches()
+    with torch.inference_mode():
+        launches.record(dry=True)
+        try:
+            yield launches
+        finally:
+            native.Launches.stop()
+
+
 class _Memory:
     """What a program is made over: inputs without memory behind them, constants, and a pool."""
 
-    def __init__(self, inputs: StepInputs, sizes: _Sizes, observer: Observer) -> None:
+    def __init__(self, inputs: StepInputs, sizes: Sizes, observer: Observer) -> None:
         self.pool = PlannedPool(observer.lowers())
         dry = PlannedPool()
         self.inputs = StepInputs(
@@ -220,19 +238,6 @@ class _Memory:
     def add(self, name: str, constant: Tensor) -> None:
         self._tensors[name] = constant
 
-    @contextmanager
-    def recording(self) -> Iterator[Any]:
-        """Yields what takes down, as `Launches`, what is launched meanwhile."""
-        native = library()
-        assert native is not None, "programs are made where the native library is"
-        launches = native.Launches()
-        with torch.inference_mode():
-            launches.record(dry=True)
-            try:
-                yield launches
-            finally:
-                native.Launches.stop()
-
     def program(self, launches: Any) -> Any:
         """What was recorded, as a program over all this."""
         spans = [*map(span_of, self._tensors.values()), self.pool.span]
@@ -244,11 +249,11 @@ class _Memory:
         return Lowered(tuple(pieces), tuple(self._tensors), self.pool.size, where)
 
 
-def _captured(step: Step, inputs: StepInputs, sizes: _Sizes, observer: Observer) -> Lowered:
+def _captured(step: Step, inputs: StepInputs, sizes: Sizes, observer: Observer) -> Lowered:
     memory = _Memory(inputs, sizes, observer)
     for name, constant in step.constants():
         memory.add(name, constant)
-    with memory.recording() as launches, Recording(memory.pool):
+    with recording() as launches, Recording(memory.pool):
         result = step(*memory.inputs)
     return memory.lowered([LoweredPiece(memory.program(launches), splits=False)], result)
 
@@ -257,7 +262,7 @@ class _Lowering:
     """One attempt: the values of a graph's nodes, piece by piece."""
 
     def __init__(
-        self, traced: Traced, step: Step, inputs: StepInputs, sizes: _Sizes, observer: Observer
+        self, traced: Traced, step: Step, inputs: StepInputs, sizes: Sizes, observer: Observer
     ) -> None:
         self._observer = observer
         self._memory = _Memory(inputs, sizes, observer)
@@ -283,7 +288,7 @@ class _Lowering:
 
     def _piece(self, place: int, piece: Piece) -> LoweredPiece:
         try:
-            with self._memory.recording() as launches:
+            with recording() as launches:
                 for node in piece.nodes:
                     self._run(node)
                     self._observer.lowered_node(node, len(launches))

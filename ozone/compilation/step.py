@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ozone.engine.input_buffers import BatchCounts
 from ozone.layers.batch import BatchContext
+from ozone.ops.embedding import embedding
 from ozone.ops.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ class Step(nn.Module):
         batch = BatchContext(slot_mapping, block_tables, query_start_loc, seq_lens, self.kv_caches)
         hidden: Tensor = self.model(token_ids, positions, batch)
         return hidden
+
+    def logits(self, hidden: Tensor, indices: Tensor) -> Tensor:
+        """Hidden states of a step (tokens, hidden_size) and the tokens that are scored, (rows,) int64 ->
+        (rows, vocab_size) float32.
+        """
+        rows = embedding(indices, hidden, 1.0, hidden.shape[1])
+        return self.model.compute_logits(rows)
 
     def constants(self) -> Iterator[tuple[str, Tensor]]:
         """What has the same address in every step, by a name that is the same in every process: weights,

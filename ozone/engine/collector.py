@@ -18,6 +18,7 @@ class OutputCollector:
     """Assembles one request's output. Its `add` is what `Engine.add_request` takes as `on_delta`.
 
     Attributes:
+        request_id: as given.
         error: why the request failed, if it did.
 
     Args:
@@ -35,7 +36,7 @@ class OutputCollector:
         on_finished: Callable[[OutputCollector], None] | None = None,
     ) -> None:
         self.error: str | None = None
-        self._request_id = request_id
+        self.request_id = request_id
         self._prompt = prompt
         self._prompt_token_ids = list(prompt_token_ids)
         self._completions = [_Completion(index) for index in range(n)]
@@ -73,7 +74,7 @@ class OutputCollector:
     def output(self) -> RequestOutput:
         """The output so far. Metrics are those of the completion that ended last."""
         return RequestOutput(
-            request_id=self._request_id,
+            request_id=self.request_id,
             prompt=self._prompt,
             prompt_token_ids=self._prompt_token_ids,
             outputs=[completion.output() for completion in self._completions],

@@ -239,12 +239,15 @@ class Engine:
             if not scheduled:
                 raise RuntimeError("requests wait or run, but none could be scheduled")
             self._num_steps += 1
-            logits = self.runner.execute(scheduled)
-            self._scheduler.complete(scheduled)
-            requests, rows = self._sort_rows(scheduled, logits)
-            if len(rows) < len(logits):
-                logits = logits[rows]
+            requests = [item.request for item in scheduled if item.reaches_end]
             states = [request.sampling for request in requests]
+            # Prompts that are reported on have rows of logits that nothing is sampled from.
+            reports = any(item.logits == "all" for item in scheduled)
+            table = self._sampler.prepare(states)
+            logits = self.runner.execute(scheduled, None if reports else table)
+            self._scheduler.complete(scheduled)
+            if reports:
+                logits = logits[self._report_prompts(scheduled, logits)]
             sampled = self._sampler.sample(logits, states, self._token_text)
         except Exception as error:
             logger.exception("a step failed: the requests in it end, the engine goes on")
@@ -255,23 +258,19 @@ class Engine:
             if request.is_running:
                 self._advance(request, row, sampled, now)
 
-    def _sort_rows(
-        self, scheduled: list[ScheduledRequest], logits: NDArray[np.float32]
-    ) -> tuple[list[Request], list[int]]:
-        """Use the rows that report on prompts. Returns the requests that get a token, and their rows."""
-        requests, rows = [], []
+    def _report_prompts(self, scheduled: list[ScheduledRequest], logits: NDArray[np.float32]) -> list[int]:
+        """Use the rows that report on prompts. Returns the rows that tokens are sampled from."""
+        rows = []
         end = 0
         for item in scheduled:
-            request = item.request
             if item.logits == "all":
                 self._report_prompt(item, logits[end : end + item.num_tokens])
                 end += item.num_tokens
             elif item.logits == "last":
                 end += 1
-            if request.num_computed_tokens == len(request.token_ids):
-                requests.append(request)
+            if item.reaches_end:
                 rows.append(end - 1)
-        return requests, rows
+        return rows
 
     def _report_prompt(self, item: ScheduledRequest, logits: NDArray[np.float32]) -> None:
         request = item.request

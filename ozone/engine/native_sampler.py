@@ -19,28 +19,11 @@ from ozone.engine import logprobs, sampler
 from ozone.engine.outputs import Logprob, LogprobsOfToken
 from ozone.engine.sampler import NO_TOKEN, SampledTokens
 from ozone.engine.sampling_state import Logits, SamplingState
-from ozone.native import allocate, kernel, library
+from ozone.engine.sampling_table import ROW, SamplingTable
+from ozone.native import kernel, library
 
 TokenText = Callable[[int], str]
 
-# SamplingRow of csrc/kernels/sampling.h. Lists are an address and a length.
-_ROW = np.dtype(
-    [
-        ("position", np.int64),
-        ("seed", np.uint64),
-        ("temperature", np.float64),
-        ("log_min_p", np.float64),
-        ("top_p", np.float64),
-        ("top_k", np.int64),
-        ("allowed", np.int64, 2),
-        ("banned", np.int64, 2),
-        ("biased", np.int64, 3),
-        ("seen", np.int64, 3),
-        ("repetition_penalty", np.float64),
-        ("frequency_penalty", np.float64),
-        ("presence_penalty", np.float64),
-    ]
-)
 # Constants of csrc/kernels/sampling.h and logprobs.h.
 _MAX_VOCABULARY = 288 << 10
 _MAX_TOP_LOGPROBS = 256
@@ -52,10 +35,15 @@ _PROMPT_ROWS = 256
 class Sampler(Protocol):
     """Chooses tokens and reports their log-probabilities: `sampler.py` and `logprobs.py` say how."""
 
+    def prepare(self, states: Sequence[SamplingState]) -> SamplingTable | None:
+        """What a runner needs to choose the next tokens of these, one for each row of logits, before
+        `sample` is called for the same; None where only `sample` can choose.
+        """
+
     def sample(
         self, logits: Logits, states: Sequence[SamplingState], token_text: TokenText | None = None
     ) -> SampledTokens:
-        """`sampler.sample`."""
+        """`sampler.sample`; where a runner has chosen already, it is only read what."""
 
     def prompt_logprobs(
         self, rows: Logits, token_ids: Sequence[int], count: int, token_text: TokenText | None = None
@@ -73,6 +61,9 @@ def make_sampler(vocab_size: int, max_num_seqs: int) -> Sampler:
 class NumpySampler:
     """See `Sampler`."""
 
+    def prepare(self, states: Sequence[SamplingState]) -> None:
+        """Nobody chooses but numpy."""
+
     sample = staticmethod(sampler.sample)
     prompt_logprobs = staticmethod(logprobs.prompt_token_logprobs)
 
@@ -87,29 +78,36 @@ class NativeSampler:
         self._lists: list[tuple[int, SamplingState]] = []
         self._reports: list[int] = []
         self._banned: dict[int, NDArray[np.int64]] = {}
-        self._allocate(max_num_seqs)
+        self._use(SamplingTable(max_num_seqs))
 
-    def _allocate(self, max_num_seqs: int) -> None:
-        memory = allocate("sampler", max_num_seqs * (_ROW.itemsize + 8))
-        self._rows = memory[: max_num_seqs * _ROW.itemsize].view(_ROW)
-        self._positions = self._rows["position"]
-        self._out = memory[max_num_seqs * _ROW.itemsize :].view(np.int64)
+    def _use(self, table: SamplingTable) -> None:
+        self._table = table
+        self._row_address, self._out_address = _address(table.rows), _address(table.token_ids)
+
+    def prepare(self, states: Sequence[SamplingState]) -> SamplingTable:
+        """See `Sampler`."""
+        if states != self._states:
+            self._load(list(states))
+        table = self._table
+        table.positions[: len(states)] = [len(state.token_ids) for state in states]
+        for row, state in self._lists:
+            self._update_lists(row, state)
+        table.chosen = False
+        return table
 
     def sample(
         self, logits: Logits, states: Sequence[SamplingState], token_text: TokenText | None = None
     ) -> SampledTokens:
-        """See `sampler.sample`."""
-        count = len(states)
+        """See `Sampler`."""
+        count, table = len(states), self._table
         logits = np.ascontiguousarray(logits, np.float32)
         if logits.ndim != 2 or len(logits) != count:
             raise ValueError(f"logits of shape {logits.shape} for {count} requests")
-        if states != self._states:
-            self._load(list(states))
-        self._positions[:count] = [len(state.token_ids) for state in states]
-        for row, state in self._lists:
-            self._update_lists(row, state)
-        self._sample(_address(self._out), _address(logits), _address(self._rows), count, logits.shape[1])
-        sampled = SampledTokens(self._out[:count].tolist())
+        if not table.chosen:
+            table = self.prepare(states)
+            self._sample(self._out_address, _address(logits), self._row_address, count, logits.shape[1])
+        table.chosen = False
+        sampled = SampledTokens(table.token_ids[:count].tolist())
         if count and min(sampled.token_ids) < 0:
             _describe_failures(sampled, states)
         if self._reports:
@@ -133,13 +131,13 @@ class NativeSampler:
 
     def _load(self, states: list[SamplingState]) -> None:
         """Take over another batch."""
-        if len(states) > len(self._rows):
-            self._allocate(2 * len(states))
+        if len(states) > len(self._table):
+            self._use(SamplingTable(2 * len(states)))
         for state in states:
             if state.packed is None:
                 state.packed = _pack(state)
         packed = b"".join([state.packed for state in states if state.packed is not None])
-        self._rows[: len(states)] = np.frombuffer(packed, _ROW)
+        self._table.rows[: len(states)] = np.frombuffer(packed, ROW)
         self._states = states
         self._lists = [(row, s) for row, s in enumerate(states) if s.has_penalty or s.bans_tokens]
         self._reports = [row for row, state in enumerate(states) if state.num_logprobs is not None]
@@ -149,11 +147,11 @@ class NativeSampler:
         """What changes from step to step besides the position."""
         if state.bans_tokens:
             banned = self._banned[row] = np.array(state.banned(), np.int64)
-            self._rows["banned"][row] = _address(banned), len(banned)
+            self._table.rows["banned"][row] = _address(banned), len(banned)
         if state.has_penalty:
             counts = state.counts()
             ids, generated = counts.ids, counts.generated
-            self._rows["seen"][row] = _address(ids), _address(generated), len(ids)
+            self._table.rows["seen"][row] = _address(ids), _address(generated), len(ids)
 
     def _report(self, logits: Logits, sampled: SampledTokens, token_text: TokenText | None) -> None:
         rows, counts = [], []
@@ -221,8 +219,8 @@ def _address(array: np.ndarray) -> int:
 
 
 def _pack(state: SamplingState) -> bytes:
-    """What does not change while the sequence lives, as `_ROW`. The state keeps the lists alive."""
-    row = np.zeros(1, _ROW)
+    """What does not change while the sequence lives, as `ROW`. The state keeps the lists alive."""
+    row = np.zeros(1, ROW)
     row["seed"] = state.seed
     row["temperature"] = 0 if state.is_greedy else state.temperature
     row["log_min_p"] = math.log(state.min_p) if state.min_p > 0 else -math.inf

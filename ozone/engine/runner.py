@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ozone.engine.request import Request
+    from ozone.engine.sampling_table import SamplingTable
 
 
 @dataclass(slots=True)
@@ -28,6 +29,11 @@ class ScheduledRequest:
     num_tokens: int
     logits: Literal["none", "last", "all"]
 
+    @property
+    def reaches_end(self) -> bool:
+        """Whether all tokens of the request are computed behind this, so that the next one is sampled."""
+        return self.start + self.num_tokens == len(self.request.token_ids)
+
 
 class Runner(Protocol):
     """Computes logits for scheduled tokens and keeps the paged KV cache.
@@ -42,8 +48,14 @@ class Runner(Protocol):
     block_size: int
     vocab_size: int
 
-    def execute(self, scheduled: list[ScheduledRequest]) -> NDArray[np.float32]:
+    def execute(
+        self, scheduled: list[ScheduledRequest], table: SamplingTable | None = None
+    ) -> NDArray[np.float32]:
         """Run one step.
+
+        Args:
+            table: one row for each row of logits. A runner that can chooses their tokens too, and says so
+                there (`SamplingTable.chosen`).
 
         Returns: float32 logits, shape (rows, vocab_size), C-contiguous, rows in the order of
         `scheduled` and within a request by position: one row for ``last``, num_tokens for ``all``.

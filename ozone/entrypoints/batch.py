@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ozone.engine.collector import OutputCollector
 from ozone.engine.engine import Engine
-from ozone.engine.outputs import RequestDelta, RequestOutput
+from ozone.engine.outputs import RequestOutput
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.prompts import EncodedPrompt
 from ozone.entrypoints.streaming import new_request_id
@@ -59,7 +59,9 @@ class _Batch:
     ) -> None:
         self._engine = engine
         self._waiting = deque(requests)
-        self._deltas: queue.SimpleQueue[RequestDelta] = queue.SimpleQueue()
+        # Outputs grow in the engine's thread, at next to no cost: a thread that woke up for every token would
+        # take a core away from the step that computes the next one.
+        self._finished: queue.SimpleQueue[OutputCollector] = queue.SimpleQueue()
         self._collectors: dict[str, OutputCollector] = {}
         self._unfinished: set[str] = set()
         self._progress = _progress(use_tqdm, len(requests))
@@ -68,7 +70,7 @@ class _Batch:
         try:
             self._submit_until_full()
             while self._unfinished:
-                self._collect(self._deltas.get())
+                self._end(self._finished.get())
         finally:
             for request_id in self._unfinished:
                 self._engine.abort(request_id)
@@ -85,12 +87,19 @@ class _Batch:
         while self._waiting:
             prompt, params, priority = self._waiting[0]
             request_id = new_request_id("batch")
+            collector = OutputCollector(
+                request_id,
+                prompt.text,
+                prompt.token_ids,
+                params.n,
+                on_finished=self._finished.put,
+            )
             try:
                 self._engine.add_request(
                     request_id,
                     prompt.token_ids,
                     params,
-                    on_delta=self._deltas.put,
+                    on_delta=collector.add,
                     priority=priority,
                     cache_salt=prompt.cache_salt,
                 )
@@ -99,19 +108,14 @@ class _Batch:
                     raise
                 return
             self._waiting.popleft()
-            self._collectors[request_id] = OutputCollector(
-                request_id, prompt.text, prompt.token_ids, params.n
-            )
+            self._collectors[request_id] = collector
             self._unfinished.add(request_id)
 
-    def _collect(self, delta: RequestDelta) -> None:
-        collector = self._collectors[delta.request_id]
-        collector.add(delta)
-        if collector.finished:
-            self._unfinished.discard(delta.request_id)
-            if self._progress is not None:
-                self._progress.update(1)
-            self._submit_until_full()
+    def _end(self, collector: OutputCollector) -> None:
+        self._unfinished.discard(collector.request_id)
+        if self._progress is not None:
+            self._progress.update(1)
+        self._submit_until_full()
 
 
 def _progress(use_tqdm: bool | Callable[..., Any], total: int) -> Any:

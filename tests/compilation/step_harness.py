@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ozone.compilation.compiled import CompiledStep
+from ozone.compilation.compiler import RangeProgram
 from ozone.compilation.step import Step, StepInputs
 from ozone.config.schema import CompilationConfig, CompilationMode
 from ozone.graphs.eager_runner import allocate_kv_caches
@@ -72,3 +75,9 @@ def eager(step: Step, inputs: StepInputs, tokens: int, requests: int) -> torch.T
     sizes = {"block_tables": requests, "query_start_loc": requests + 1, "seq_lens": requests}
     with torch.inference_mode():
         return step(*(x[: sizes.get(name, tokens)] for name, x in inputs._asdict().items()))
+
+
+def bound(programs: Sequence[RangeProgram], step: Step, inputs: StepInputs) -> CompiledStep:
+    """Programs over the memory of a step; logits are of the first tokens."""
+    indices = torch.arange(len(inputs.token_ids))
+    return CompiledStep(programs, step, inputs, indices, len(inputs.seq_lens))

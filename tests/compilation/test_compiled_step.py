@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from step_harness import MAX_REQUESTS, MAX_TOKENS, eager, fill, make_inputs, make_step, settings
+from step_harness import MAX_REQUESTS, MAX_TOKENS, bound, eager, fill, make_inputs, make_step, settings
 
 from ozone.compilation.compiled import CompiledStep
 from ozone.compilation.compiler import compile_step
@@ -20,6 +21,7 @@ from ozone.compilation.trace import trace
 from ozone.compilation.traced import Traced
 from ozone.config.schema import CUDAGraphMode
 from ozone.engine.input_buffers import BatchCounts
+from ozone.engine.sampling_table import SamplingTable
 from ozone.errors import ConfigError
 from ozone.ops.registry import NATIVE
 
@@ -48,16 +50,37 @@ def test_every_batch_gets_the_bits_of_the_eager_model(
     step: Step, inputs: StepInputs, splitting_ops: tuple[str, ...]
 ) -> None:
     config = settings(splitting_ops=splitting_ops, compile_ranges_endpoints=(16, MAX_TOKENS))
-    compiled = CompiledStep(
-        compile_step(step, inputs, config, Capacity(MAX_TOKENS, MAX_REQUESTS)), step, inputs
-    )
+    compiled = bound(compile_step(step, inputs, config, Capacity(MAX_TOKENS, MAX_REQUESTS)), step, inputs)
     for lengths in ([1], [1] * 8, [17], [5, 1, 40, 2], [8, 56], [64]):
         fill(inputs, lengths)
         expected = eager(step, inputs, sum(lengths), len(lengths))
         for mode in (CUDAGraphMode.NONE, CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL):
-            hidden = compiled(BatchCounts(sum(lengths), len(lengths), 1), mode)
+            hidden = compiled.hidden(BatchCounts(sum(lengths), len(lengths), 1), mode)
             assert torch.equal(hidden, expected), (lengths, mode)
             hidden.zero_()
+
+
+@pytest.mark.parametrize("mode", [CUDAGraphMode.NONE, CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL])
+def test_logits_and_tokens_come_with_a_step(step: Step, inputs: StepInputs, mode: CUDAGraphMode) -> None:
+    programs = compile_step(step, inputs, settings(), Capacity(MAX_TOKENS, MAX_REQUESTS))
+    indices = torch.zeros(MAX_TOKENS, dtype=torch.int64)
+    compiled = CompiledStep(programs, step, inputs, indices, MAX_REQUESTS)
+    tables = [SamplingTable(MAX_REQUESTS), SamplingTable(MAX_REQUESTS)]  # rows of zeros are greedy
+    for turn, lengths in enumerate(([1], [1] * 8, [5, 1, 40, 2], [64])):
+        fill(inputs, lengths)
+        last = torch.tensor(lengths).cumsum(0) - 1
+        indices[: len(last)] = last
+        with torch.inference_mode():
+            hidden = eager(step, inputs, sum(lengths), len(lengths))
+            expected = step.model.compute_logits(hidden[last]).numpy()
+        counts = BatchCounts(sum(lengths), len(lengths), len(lengths))
+        np.testing.assert_array_equal(compiled.logits(counts, mode), expected)
+        table = tables[turn % 2]
+        table.token_ids[:] = -1
+        np.testing.assert_array_equal(compiled.logits(counts, mode, table), expected)
+        assert table.chosen
+        assert table.token_ids[: len(lengths)].tolist() == expected.argmax(1).tolist()
+        assert table.token_ids[len(lengths) :].tolist() == [-1] * (MAX_REQUESTS - len(lengths))
 
 
 def test_pieces_lie_between_the_splitting_ops(traced: Traced) -> None:

@@ -11,11 +11,10 @@ import pytest
 import torch
 from quantized_cases import FORMATS, tiny_llama
 from quantized_formats import save_quantized
-from step_harness import MAX_REQUESTS, MAX_TOKENS, eager, fill, make_inputs, make_step, settings
+from step_harness import MAX_REQUESTS, MAX_TOKENS, bound, eager, fill, make_inputs, make_step, settings
 from tiny_checkpoints import save, tiny_model
 from torch import fx
 
-from ozone.compilation.compiled import CompiledStep
 from ozone.compilation.compiler import compile_traced
 from ozone.compilation.lowering import Capacity
 from ozone.compilation.pass_manager import PassReport, run_passes
@@ -121,14 +120,14 @@ def test_the_fused_model_gives_the_bits_of_the_model(opened: Open, name: str, fl
     step, traced = opened(name)
     programs = compile_traced(traced, step, INPUTS, passes(*flags), Capacity(MAX_TOKENS, MAX_REQUESTS))
     assert {report.flag for report in programs[0].passes} == {"eliminate_noops", *flags}
-    compiled = CompiledStep(programs, step, INPUTS)
+    compiled = bound(programs, step, INPUTS)
     for lengths in ([1], [1] * 8, [17], [5, 1, 40, 2], [8, 56], [64]):
         fill(INPUTS, lengths)
         expected = eager(step, INPUTS, sum(lengths), len(lengths))
         for cache in step.kv_caches:
             cache.keys.zero_()
             cache.values.zero_()
-        assert torch.equal(compiled(BatchCounts(sum(lengths), len(lengths), 1)), expected), lengths
+        assert torch.equal(compiled.hidden(BatchCounts(sum(lengths), len(lengths), 1)), expected), lengths
 
 
 def test_the_rotary_fusions_end_where_they_are_told_to(opened: Open) -> None:

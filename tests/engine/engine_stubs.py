@@ -17,6 +17,7 @@ from ozone.config.schema import CacheConfig, SchedulerConfig
 from ozone.engine.collector import OutputCollector
 from ozone.engine.engine import Engine
 from ozone.engine.runner import ScheduledRequest
+from ozone.engine.sampling_table import SamplingTable
 
 VOCAB_SIZE = 64
 EMPTY = -1
@@ -50,7 +51,7 @@ class StubRunner:
         self.before_step = before_step
         self.steps: list[list[tuple[str, int, int, str]]] = []
 
-    def execute(self, scheduled: list[ScheduledRequest]) -> np.ndarray:
+    def execute(self, scheduled: list[ScheduledRequest], table: SamplingTable | None = None) -> np.ndarray:
         self.steps.append([(s.request.request_id, s.start, s.num_tokens, s.logits) for s in scheduled])
         if self.before_step is not None:
             self.before_step(scheduled)

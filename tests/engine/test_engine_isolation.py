@@ -158,8 +158,8 @@ def test_a_failing_step_ends_what_ran_and_the_engine_goes_on_with_a_clean_cache(
 
 def test_a_runner_that_returns_too_little_fails_the_step(engines):
     class Runner(StubRunner):
-        def execute(self, scheduled):
-            return super().execute(scheduled)[:-1]
+        def execute(self, scheduled, table=None):
+            return super().execute(scheduled, table)[:-1]
 
     engine = engines(Runner())
     assert finish(submit(engine, "r", PROMPT, greedy())) == ["error"]

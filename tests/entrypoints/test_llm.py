@@ -194,10 +194,10 @@ def test_a_failing_step_is_an_error_that_keeps_the_other_outputs(
     runner = llm._loaded.engine.runner
     execute = runner.execute
 
-    def fail_on_long(scheduled: Any) -> Any:
+    def fail_on_long(scheduled: Any, table: Any) -> Any:
         if any(len(item.request.token_ids) > 100 for item in scheduled):
             raise ArithmeticError("the sum is wrong")
-        return execute(scheduled)
+        return execute(scheduled, table)
 
     monkeypatch.setattr(runner, "execute", fail_on_long)
     params = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=120, ignore_eos=True)]

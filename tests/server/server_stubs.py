@@ -19,6 +19,7 @@ from ozone.config.schema import CacheConfig, SchedulerConfig
 from ozone.engine.chat_template import ChatTemplate
 from ozone.engine.engine import Engine
 from ozone.engine.runner import ScheduledRequest
+from ozone.engine.sampling_table import SamplingTable
 from ozone.server.run import DrainingServer, bind
 from ozone.server.settings import ServerSettings, ServerState
 
@@ -53,7 +54,7 @@ class StubRunner:
         self.delay = 0.0
         self.before_step = lambda scheduled: None
 
-    def execute(self, scheduled: list[ScheduledRequest]) -> np.ndarray:
+    def execute(self, scheduled: list[ScheduledRequest], table: SamplingTable | None = None) -> np.ndarray:
         self.before_step(scheduled)
         time.sleep(self.delay)
         rows = []
