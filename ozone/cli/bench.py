@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "kernels": Benchmark("ozone.bench.kernels", "each op, format and shape beside this machine's limit"),
     "fusions": Benchmark("ozone.bench.fusions", "what each fusion saves of a step"),
     "graph": Benchmark("ozone.bench.graph", "where a step's time goes, launch by launch"),
+    "host": Benchmark("ozone.bench.host", "what a step costs in Python, beside the model"),
     "memory": Benchmark("ozone.bench.memory", "peak resident memory of a server under load"),
     "threads": Benchmark("ozone.bench.threads", "tails of launches and of torch's products side by side"),
     "machine": Benchmark("ozone.bench.machine", "this machine's limits: read bandwidth, peak of products"),

@@ -44,9 +44,12 @@ def test_every_launch_of_a_step_is_there(
         nodes = result["nodes"]
         assert all(node["seconds"] > 0 for node in nodes)
         products = [node for node in nodes if node["kernel"].startswith("linear")]
-        assert len(products) == 2 * 4, "two layers: q, k, v as one; output; gate and up as one; down"
         assert all(node["bytes"] > 0 and node["share_of_limit"] > 0 for node in products)
-        assert all(f"tokens={tokens} " in node["shape"] for node in products)
+        *layers, head = products
+        assert len(layers) == 2 * 4, "two layers: q, k, v as one; output; gate and up as one; down"
+        assert all(f"tokens={tokens} " in node["shape"] for node in layers)
+        assert f"tokens={1 if tokens == 9 else tokens} " in head["shape"]
+        assert nodes[-1]["kernel"] == "sample"
         (attention, _) = [node for node in nodes if node["kernel"] == "attention"]
         requests, context = (1, 9) if tokens == 9 else (tokens, 21)
         assert attention["bytes"] == requests * context * 2 * 2 * 16 * 4, (

@@ -139,3 +139,64 @@ def test_answers_do_not_depend_on_the_schedule(
                 assert list(output.outputs[0].token_ids) == expected[place][:tokens]
 
         says_the_same()
+
+
+# Ways to choose tokens: what a graph chooses, and what is reported of it, may not differ from -O0 either.
+CHOICES: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"temperature": 1.0, "seed": 3},
+    {"temperature": 0.7, "seed": 4, "top_k": 20, "logprobs": 2},
+    {"temperature": 1.2, "seed": 5, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.3},
+    {"temperature": 0, "presence_penalty": 0.5, "frequency_penalty": 0.2, "logit_bias": {7: 2.0, 9: -3.0}},
+    {"temperature": 0, "prompt_logprobs": 1},
+    {"temperature": 0.9, "seed": 6, "allowed_token_ids": list(range(20, 60)), "logprobs": 0},
+]
+
+
+def chosen_as(choice: dict[str, Any]) -> SamplingParams:
+    return SamplingParams(max_tokens=12, ignore_eos=True, **choice)
+
+
+def as_said(output: Any) -> tuple[Any, ...]:
+    (completion,) = output.outputs
+    return list(completion.token_ids), completion.logprobs, output.prompt_logprobs
+
+
+@pytest.fixture(scope="module")
+def chosen_alone(folder: Folder) -> list[list[tuple[Any, ...]]]:
+    """What each prompt gets in each way, on its own, at -O0."""
+    with LLM(str(folder("float32")), dtype="float32", optimization_level=0, max_model_len=128) as llm:
+        return [
+            [as_said(llm.generate([prompt], chosen_as(way), use_tqdm=False)[0]) for way in CHOICES]
+            for prompt in PROMPTS
+        ]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_choices_and_reports_do_not_depend_on_the_schedule(
+    setting: str, folder: Folder, chosen_alone: list[list[tuple[Any, ...]]]
+) -> None:
+    level, compilation = SETTINGS[setting]
+    block_bytes = kv_block_bytes(open_model(str(folder("float32"))).config, 16, "float32")
+    with LLM(
+        str(folder("float32")),
+        dtype="float32",
+        optimization_level=level,
+        compilation_config=compilation or None,
+        kv_cache_memory_bytes=NUM_BLOCKS * block_bytes,
+        **CROWDED,
+    ) as llm:
+        requests = st.tuples(st.integers(0, len(PROMPTS) - 1), st.integers(0, len(CHOICES) - 1))
+
+        @settings(max_examples=15, database=None)
+        @given(st.lists(requests, min_size=1, max_size=10))
+        def says_the_same(wanted: list[tuple[int, int]]) -> None:
+            outputs = llm.generate(
+                [PROMPTS[place] for place, _ in wanted],
+                [chosen_as(CHOICES[way]) for _, way in wanted],
+                use_tqdm=False,
+            )
+            for (place, way), output in zip(wanted, outputs, strict=True):
+                assert as_said(output) == chosen_alone[place][way]
+
+        says_the_same()
