@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ozone.bench.workload import count
+from ozone.bench.workload import count, whole
 from ozone.config.command_line import ArgumentParser
 from ozone.entrypoints.console import start_logging
 from ozone.entrypoints.progress import progress
@@ -18,7 +18,8 @@ from ozone.errors import ConfigError
 
 _DESCRIPTION = """\
 Quantize the linear layers of a model and write a checkpoint in the layout of compressed-tensors, layer by
-layer: as much memory as one layer takes, and its inputs on the calibration text.
+layer: as much memory as one layer takes, and its inputs on the calibration text. Where scales learn, the
+whole model is in memory, twice.
 
 schemes (weights, inputs):
   fp8-dynamic    FP8, one scale a row; FP8, one scale a token
@@ -29,7 +30,8 @@ schemes (weights, inputs):
   int8-static    INT8, one scale a row; INT8, one scale, found by calibration
   int4-g32, int4-g64, int4-g128, int4-channel
                  4 bits, one scale for that many columns of a row, rounded with error feedback (GPTQ) on the
-                 calibration text; inputs as they are
+                 calibration text, from which scales and norms then learn to predict what the
+                 original does (models of up to 500M weights); inputs as they are
   bf16           nothing is quantized: what a GGUF file holds, as plain numbers"""
 # As in `ozone.quantization.recipes`, which imports torch.
 SCHEMES = (
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
         ignore=tuple(namespace.ignore),
         calibration=namespace.calibration or SAMPLE,
         calibration_tokens=namespace.calibration_tokens,
+        distill_steps=namespace.distill_steps,
         force=namespace.force,
         revision=namespace.revision,
         download_dir=namespace.download_dir,
@@ -99,7 +102,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "re:PATTERN; several times if need be (lm_head always)")  # fmt: skip
     add("--asymmetric", action="store_true", help="int4: with zero points, a little better and larger")
     add("--calibration", type=Path, metavar="FILE", help="UTF-8 text of the model's use (default: a sample)")
-    add("--calibration-tokens", type=count, default=16384, metavar="N", help="of it at most (default: 16384)")
+    add("--calibration-tokens", type=count, default=65536, metavar="N", help="of it at most (default: 65536)")
+    add("--distill-steps", type=whole, metavar="N", help="int4: windows of the text from which scales and "
+        "norms learn (default: 100, or 0 for models of more than 500M weights)")  # fmt: skip
     add("--force", action="store_true", help="overwrite the model in OUT")
     add("--json", action="store_true", help="print one JSON object on stdout; the rest goes to stderr")
     add("--num-threads", type=count, metavar="N", help="threads (default: usable cores)")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -21,12 +22,14 @@ from torch import Tensor
 
 from ozone.engine.tokenizer import Tokenizer, load_tokenizer
 from ozone.entrypoints.calibration import LayerByLayer
+from ozone.entrypoints.distillation import distill
 from ozone.errors import ConfigError, ModelFileError
 from ozone.layers.checkpoint import Checkpoint
 from ozone.layers.linear import Linear
 from ozone.models import build_model
 from ozone.quantization import decoders
 from ozone.quantization.compressed_tensors import Target
+from ozone.quantization.learned_scales import IntegerMatrix
 from ozone.quantization.observers import Observer
 from ozone.quantization.recipes import TORCH_TYPES, Recipe
 from ozone.weights.files import read_json_object
@@ -43,6 +46,9 @@ SAMPLE = Path(__file__).with_name("data") / "calibration.txt"
 _STAGING = ".ozone-quantize-"
 _WINDOW = 512
 _LEAST_TOKENS = 64
+# A model that is larger loses less to rounding, and its steps take longer.
+_DISTILL_STEPS = 100
+_DISTILL_WEIGHTS = 500_000_000
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # What a directory in Hugging Face's layout has beside weights and config.json.
 _COPIED = (
@@ -73,6 +79,8 @@ class Request:
         ignore: linears to leave as they are, beside lm_head: names, ``re:`` patterns.
         calibration: text that static scales and 4-bit roundings are fitted to.
         calibration_tokens: how much of it, at most.
+        distill_steps: windows of it from which the scales of 4-bit weights and the norms learn; None for as
+            many as suit the model's size.
         force: overwrite what `out` holds of an earlier model.
     """
 
@@ -81,7 +89,8 @@ class Request:
     recipe: Recipe
     ignore: tuple[str, ...] = ()
     calibration: Path = SAMPLE
-    calibration_tokens: int = 16384
+    calibration_tokens: int = 65536
+    distill_steps: int | None = None
     force: bool = False
     revision: str | None = None
     download_dir: str | None = None
@@ -91,7 +100,7 @@ def quantize(
     request: Request, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> dict[str, Any]:
     """Write the checkpoint; returns what was done, as `ozone quantize --json` prints it. `progress` is called
-    with layers done and layers in all.
+    with layers done, each step of distillation counting as one, and how many there are in all.
 
     Raises: `OzoneError` for a model, a directory or a text that will not do. What was written is removed.
     """
@@ -155,6 +164,8 @@ class _Work:
         self._shapes = {name: self._source.get(name).shape for name in self._source.names()}
         self._bytes_before = sum(self._source.get(name).data.nbytes for name in self._shapes)
         self._bytes_after = 0
+        self._matrices: dict[str, IntegerMatrix] = {}
+        self._steps = self._distill_steps()
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -165,6 +176,7 @@ class _Work:
             "quantized_linears": len(self._linears),
             "ignored_linears": self._left_out,
             "calibration_tokens": sum(map(len, self._windows)),
+            "distill_steps": self._steps,
             "weight_bytes_before": self._bytes_before,
             "weight_bytes_after": self._bytes_after,
         }
@@ -196,11 +208,30 @@ class _Work:
                 if run is not None:
                     run.advance(index, again=self._recipe.sequential)
                 self._source.forget()
-                progress(index + 1, layers)
-            return writer.close()
+                progress(index + 1, layers + self._steps)
+            written = writer.close()
+            if self._steps:
+                self._distill(writer, lambda step: progress(layers + step, layers + self._steps))
+            return written
         except BaseException:
             writer.abandon()
             raise
+
+    def _distill_steps(self) -> int:
+        if self._recipe.kind != "int4":
+            return 0
+        if self._request.distill_steps is not None:
+            return self._request.distill_steps
+        weights = sum(math.prod(shape) for shape in self._shapes.values())
+        return _DISTILL_STEPS if weights <= _DISTILL_WEIGHTS else 0
+
+    def _distill(self, writer: SafetensorsWriter, progress: Callable[[int], None]) -> None:
+        learned = distill(
+            self._files.config, self._source, self._matrices, self._windows, self._steps, progress
+        )
+        for name, tensor in learned.items():
+            dtype = self._type_as_is(name) if name in self._shapes else self._type
+            writer.rewrite(name, _bytes_of(tensor.to(TORCH_TYPES[dtype])))
 
     def _chosen_linears(self) -> dict[str, tuple[int, int]]:
         """Rows and columns of each matrix to quantize, by checkpoint name."""
@@ -260,6 +291,8 @@ class _Work:
             writer.write(f"{linear}.{part}", _bytes_of(tensor))
         if self._recipe.sequential:
             self._source.replace(name, meant)
+        if self._steps:
+            self._matrices[linear] = _integers(meant, stored["weight_scale"])
 
 
 class _Overlay:
@@ -290,6 +323,12 @@ class _Overlay:
         """Hand out everything as it is in its file again, and keep nothing of it in memory."""
         self._replaced.clear()
         self.release()
+
+
+def _integers(meant: Tensor, scales: Tensor) -> IntegerMatrix:
+    """`meant`: (rows, columns), whole multiples of their groups' scales, (rows, groups)."""
+    grouped = meant.view(*scales.shape, -1)
+    return IntegerMatrix((grouped / scales.unsqueeze(-1)).round_().to(torch.int8), scales)
 
 
 def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:

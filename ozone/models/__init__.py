@@ -19,7 +19,7 @@ from ozone.layers.linear import Linear
 from ozone.layers.options import BuildOptions
 from ozone.ops.choice import OpChoice
 from ozone.ops.torch_threads import torch_threads
-from ozone.quantization import decoders, scheme_for
+from ozone.quantization import Scheme, decoders, scheme_for
 from ozone.weights.source import WeightSource
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def build_model(
     max_model_len: int,
     op: OpChoice | None = None,
     kv_cache_dtype: str = "auto",
+    scheme: Scheme | None = None,
 ) -> CausalLM:
     """The model's structure, with all tensors on the meta device: no memory, no weights yet.
 
     `op` says which ops run as one node; by default, custom ops run as their references. `kv_cache_dtype` is
-    the setting of that name.
+    the setting of that name. `scheme` says how weights are stored; by default the config's quantization does.
 
     Raises: `ModelFileError` for a family or a quantization scheme that Ozone does not have.
     """
@@ -52,7 +53,7 @@ def build_model(
     module, _, attribute = modules[config.family].partition(":")
     family = cast("type[CausalLM]", getattr(importlib.import_module(module), attribute))
     op = op or OpChoice()
-    scheme = scheme_for(config, op)
+    scheme = scheme or scheme_for(config, op)
     options = BuildOptions(
         dtype, max_model_len, scheme.linear_method, scheme.table_method, op, kv_cache_dtype
     )

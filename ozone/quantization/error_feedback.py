@@ -56,11 +56,11 @@ def _feedback(products: Tensor) -> Tensor:
     step = _DAMPING * float(diagonal.mean())
     while True:
         diagonal += step
-        factor, failed = torch.linalg.cholesky_ex(damped)
+        # The factor of a matrix read from its end, read from its end, is upper triangular; so is its inverse,
+        # and that is the factor of the matrix's inverse, which need not be computed.
+        factor, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not int(failed):
-            inverse = torch.cholesky_inverse(factor)
             upper: Tensor
-            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-            if not int(failed):
-                return upper
+            upper = torch.linalg.solve_triangular(factor.flip(0, 1), torch.eye(len(factor)), upper=True)
+            return upper
         step *= 10

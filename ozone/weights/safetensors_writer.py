@@ -33,6 +33,14 @@ class PlannedTensor(NamedTuple):
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
 
+class _Place(NamedTuple):
+    """Where a tensor's elements are."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+
 class SafetensorsWriter:
     """Writes the tensors of one model to a directory: one file, or several of at most `max_shard_bytes` with
     an index. Tensors come in the order of `plan`.
@@ -47,6 +55,7 @@ class SafetensorsWriter:
         self._shard = -1
         self._waiting: list[PlannedTensor] = []
         self._file: IO[bytes] | None = None
+        self._written: dict[str, _Place] = {}
 
     def write(self, name: str, data: NDArray[np.generic]) -> None:
         """The next tensor's elements, in row-major order. Any type whose bytes are those of the tensor."""
@@ -56,6 +65,9 @@ class SafetensorsWriter:
         if tensor.name != name or data.nbytes != tensor.nbytes:
             raise ValueError(f"{name} of {data.nbytes} bytes instead of {tensor.name} of {tensor.nbytes}")
         assert self._file is not None
+        self._written[name] = _Place(
+            self._folder / self._names[self._shard], self._file.tell(), tensor.nbytes
+        )
         self._file.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
 
     def close(self) -> list[str]:
@@ -76,6 +88,15 @@ class SafetensorsWriter:
         }
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         return [*self._names, INDEX]
+
+    def rewrite(self, name: str, data: NDArray[np.generic]) -> None:
+        """Other elements for a tensor that was written. Only after `close`."""
+        place = self._written[name]
+        if data.nbytes != place.nbytes:
+            raise ValueError(f"{name} of {data.nbytes} bytes instead of {place.nbytes}")
+        with place.path.open("r+b") as file:
+            file.seek(place.offset)
+            file.write(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
 
     def abandon(self) -> None:
         """Close the file at hand, finished or not."""

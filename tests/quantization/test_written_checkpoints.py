@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _quantize(source: Path, out: Path, scheme: str, text: Path, **options: Any) -> dict[str, Any]:
     recipe = options.pop("recipe", RECIPES[scheme])
-    return quantize(Request(str(source), out, recipe, calibration=text, **options))
+    options = {"calibration": text, "distill_steps": 2, **options}
+    return quantize(Request(str(source), out, recipe, **options))
 
 
 def _our_logits(folder: Path) -> tuple[np.ndarray, torch.Tensor]:
@@ -179,6 +181,20 @@ def test_error_feedback_serves_the_inputs_better_than_rounding(scheme: str) -> N
     assert error(inputs) < 0.7 * error(torch.eye(64))
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_distillation_changes_scales_and_norms_alone(
+    symmetric: bool, source: Path, text: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPES["int4-g32"], symmetric=symmetric)
+    for steps in (0, 5):
+        _quantize(source, tmp_path / str(steps), "int4-g32", text, recipe=recipe, distill_steps=steps)
+    before, after = (load_file(tmp_path / str(steps) / "model.safetensors") for steps in (0, 5))
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {name for name in before if name.endswith("weight_scale") or "norm" in name}
+    for name in changed:
+        torch.testing.assert_close(after[name], before[name], rtol=0.1, atol=0.05)
+
+
 def test_what_is_not_quantized_stays_as_it_is(source: Path, text: Path, tmp_path: Path) -> None:
     summary = _quantize(
         source,
@@ -272,11 +288,12 @@ def test_the_command_prints_one_json_object(
     source: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["quantize", str(source), str(tmp_path / "out"), "--scheme", "int4-g32", "--asymmetric", "--json"]
-    assert run([*words, "--calibration", str(text), "--ignore", "re:.*o_proj"]) == 0
+    words += ["--calibration", str(text), "--distill-steps", "3"]
+    assert run([*words, "--ignore", "re:.*o_proj"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["scheme"] == "int4-g32" and summary["symmetric"] is False
     assert summary["quantized_linears"] == 12
-    assert summary["calibration_tokens"] > 500
+    assert summary["calibration_tokens"] > 500 and summary["distill_steps"] == 3
     assert summary["weight_bytes_after"] < summary["weight_bytes_before"]
     with pytest.raises(ConfigError, match="int8 has no zero points"):
         run(["quantize", str(source), str(tmp_path / "other"), "--scheme", "int8", "--asymmetric"])

@@ -52,6 +52,19 @@ def test_more_goes_to_shards_with_an_index_that_readers_follow(tmp_path: Path) -
         assert source.get(name).data.tobytes() == np.ascontiguousarray(value).tobytes()
 
 
+def test_what_was_written_can_be_written_again(tmp_path: Path) -> None:
+    writer = SafetensorsWriter(tmp_path, PLAN, max_shard_bytes=32)
+    for name, value in TENSORS.items():
+        writer.write(name, value)
+    writer.close()
+    writer.rewrite("c", other := TENSORS["c"] + 1)
+    source = SafetensorsWeights(tmp_path)
+    for name, value in (TENSORS | {"c": other}).items():
+        assert source.get(name).data.tobytes() == np.ascontiguousarray(value).tobytes()
+    with pytest.raises(ValueError, match="a of 40 bytes instead of 24"):
+        writer.rewrite("a", other)
+
+
 def test_the_plan_is_kept(tmp_path: Path) -> None:
     writer = SafetensorsWriter(tmp_path, PLAN)
     with pytest.raises(ValueError, match="b of 8 bytes instead of a of 24"):
