@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,7 +27,7 @@ def _native(name: str) -> Callable[[Tensor], Tensor]:
         x = x.contiguous()
         rows, cols = x.shape
         cols //= 2
-        out = torch.empty(rows, cols, dtype=x.dtype)
+        out = x.new_empty(rows, cols)
         _activation_and_mul(out.data_ptr(), x.data_ptr(), rows, cols, code, DTYPES[x.dtype])
         return out
 

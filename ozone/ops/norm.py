@@ -21,10 +21,10 @@ def _native_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         strides = x.stride()
     if len(strides) == 2:
         (tokens, cols), heads, head_stride = x.shape, 1, 0
-        out = torch.empty(tokens, cols, dtype=x.dtype)
+        out = x.new_empty(tokens, cols)
     else:
         (tokens, heads, cols), head_stride = x.shape, strides[1]
-        out = torch.empty(tokens, heads, cols, dtype=x.dtype)
+        out = x.new_empty(tokens, heads, cols)
     _rms_norm(
         out.data_ptr(),
         x.data_ptr(),

@@ -34,22 +34,29 @@ SUM_COLS = 16
 Target = Callable[..., Any]
 
 
-def _static(code: int, dtype: torch.dtype) -> Target:
+# `new_empty` of a tensor that is there takes 0.13 us less than `torch.empty` with a type, of about 1 us.
+_new_e4m3 = torch.empty(0, dtype=E4M3).new_empty
+_new_int8 = torch.empty(0, dtype=INT8).new_empty
+_new_scales = torch.empty(0, dtype=torch.float32).new_empty
+_new_sums = torch.empty(0, dtype=torch.int16).new_empty
+
+
+def _static(code: int, new: Callable[..., Tensor]) -> Target:
     def target(
         launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], scale: Tensor
     ) -> Tensor:
-        q = torch.empty(rows, cols, dtype=dtype)
+        q = new(rows, cols)
         launch(q.data_ptr(), 0, 0, scale.data_ptr(), code, 0, cols, *source)
         return q
 
     return target
 
 
-def _token(code: int, dtype: torch.dtype) -> Target:
+def _token(code: int, new: Callable[..., Tensor]) -> Target:
     def target(
         launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor]:
-        q, scale = torch.empty(rows, cols, dtype=dtype), torch.empty(rows, 1, dtype=torch.float32)
+        q, scale = new(rows, cols), _new_scales(rows, 1)
         launch(q.data_ptr(), scale.data_ptr(), 0, 0, code, 0, cols, *source)
         return q, scale
 
@@ -59,8 +66,7 @@ def _token(code: int, dtype: torch.dtype) -> Target:
 def _fp8_group(
     launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], group: int
 ) -> tuple[Tensor, Tensor]:
-    q = torch.empty(rows, cols, dtype=E4M3)
-    scale = torch.empty(rows, _groups(cols, group), dtype=torch.float32)
+    q, scale = _new_e4m3(rows, cols), _new_scales(rows, _groups(cols, group))
     launch(q.data_ptr(), scale.data_ptr(), 0, 0, 3, group, cols, *source)
     return q, scale
 
@@ -68,9 +74,8 @@ def _fp8_group(
 def _int8_group(
     launch: Kernel, _: torch.dtype, rows: int, cols: int, source: tuple[Any, ...], group: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q = torch.empty(rows, cols, dtype=INT8)
-    scale = torch.empty(rows, _groups(cols, group), dtype=torch.float32)
-    sums = torch.empty(rows, _groups(cols, SUM_COLS), dtype=torch.int16)
+    q, scale = _new_int8(rows, cols), _new_scales(rows, _groups(cols, group))
+    sums = _new_sums(rows, _groups(cols, SUM_COLS))
     launch(q.data_ptr(), scale.data_ptr(), sums.data_ptr(), 0, 6, group, cols, *source)
     return q, scale, sums
 
@@ -108,11 +113,11 @@ def _padded(cols: int, multiple: int) -> int:
 # By the name of the op that does nothing else. Ops of `ozone/ops/fused.py` end in these too.
 TARGETS: dict[str, Target] = {
     "pad": _pad,
-    "quantize_fp8_static": _static(1, E4M3),
-    "quantize_fp8_token": _token(2, E4M3),
+    "quantize_fp8_static": _static(1, _new_e4m3),
+    "quantize_fp8_token": _token(2, _new_e4m3),
     "quantize_fp8_group": _fp8_group,
-    "quantize_int8_static": _static(4, INT8),
-    "quantize_int8_token": _token(5, INT8),
+    "quantize_int8_static": _static(4, _new_int8),
+    "quantize_int8_token": _token(5, _new_int8),
     "quantize_int8_group": _int8_group,
     "pad_quantize_fp8_group": _pad_fp8_group,
 }

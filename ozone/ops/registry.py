@@ -81,15 +81,20 @@ def op(
     return register
 
 
+# Every call asks: what is looked up here is not looked up then.
+_is_compiling = torch.compiler.is_compiling
+_modes = torch._C._len_torch_dispatch_stack
+
+
 def being_traced() -> bool:
     """Whether somebody looks at what is called, rather than at what it computes."""
     # Dynamo says that it compiles; other tracers and fake tensors are modes on the dispatcher's stack.
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return _is_compiling() or _modes() > 0
 
 
 def _unless_traced(function: Callable[..., Any], node: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        if being_traced():
+        if _is_compiling() or _modes() > 0:  # `being_traced`, without another call
             return node(*arguments)
         return function(*arguments)
 

@@ -37,8 +37,8 @@ def _native_rotary_embedding(
 ) -> tuple[Tensor, Tensor]:
     (q, q_stride), (k, k_stride), positions = dense_heads(q), dense_heads(k), as_int32(positions)
     (tokens, heads, head_dim), kv_heads, dtype = q.shape, k.shape[1], q.dtype
-    q_out = torch.empty(tokens, heads, head_dim, dtype=dtype)
-    k_out = torch.empty(tokens, kv_heads, head_dim, dtype=dtype)
+    q_out = q.new_empty(tokens, heads, head_dim)
+    k_out = q.new_empty(tokens, kv_heads, head_dim)
     _rotary_embedding(
         q_out.data_ptr(),
         k_out.data_ptr(),
@@ -111,8 +111,8 @@ def _native_qk_norm_rotary_embedding(
 ) -> tuple[Tensor, Tensor]:
     (q, q_stride), (k, k_stride), positions = dense_heads(q), dense_heads(k), as_int32(positions)
     (tokens, heads, head_dim), kv_heads, dtype = q.shape, k.shape[1], q.dtype
-    q_out = torch.empty(tokens, heads, head_dim, dtype=dtype)
-    k_out = torch.empty(tokens, kv_heads, head_dim, dtype=dtype)
+    q_out = q.new_empty(tokens, heads, head_dim)
+    k_out = q.new_empty(tokens, kv_heads, head_dim)
     _qk_norm_rotary_embedding(
         q_out.data_ptr(),
         k_out.data_ptr(),
