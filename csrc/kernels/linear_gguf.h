@@ -20,9 +20,8 @@ enum class GgufType : int64_t { q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8
 struct LinearGguf {
     static constexpr std::string_view name = "linear_gguf";
     static constexpr uint32_t version = 1;
-    // "panels": a few tokens go through 16 rows after the other as many do, not through weights as they lie in memory;
     // "near": weights are asked for ahead by less.
-    static constexpr std::string_view ways[] = {"default", "panels", "near"};
+    static constexpr std::string_view ways[] = {"default", "near"};
     static constexpr Field fields[] = {
         {"out", Kind::output},      {"x", Kind::input},         {"x_scale", Kind::input},   {"x_sums", Kind::input},
         {"weight", Kind::input},    {"bias", Kind::input},      {"residual", Kind::input},  {"tokens", Kind::count},

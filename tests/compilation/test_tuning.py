@@ -38,7 +38,7 @@ from ozone.ops.registry import NATIVE
 
 pytestmark = pytest.mark.skipif(not NATIVE, reason="ways are those of the native library")
 
-WAYS = ("default", "panels", "near")
+WAYS = ("default", "far", "near")
 
 
 # ---- choosing ----
@@ -50,8 +50,8 @@ def test_a_way_is_chosen_where_it_is_faster_in_most_rounds() -> None:
     assert figure(1, {DEFAULT: base, "near": [0.98, 1.08, 0.88, 0.99]}).way == DEFAULT, "too little"
     assert figure(1, {DEFAULT: base, "near": [0.5, 0.5, 0.95, 1.1]}).way == DEFAULT, "too seldom"
     assert figure(1, {DEFAULT: base[:3], "near": [0.1, 0.1, 0.1]}).way == DEFAULT, "too few rounds"
-    ways = {DEFAULT: base, "near": [0.9] * 4, "panels": [0.7] * 4}
-    assert figure(1, ways).way == "panels"
+    ways = {DEFAULT: base, "near": [0.9] * 4, "far": [0.7] * 4}
+    assert figure(1, ways).way == "far"
 
 
 @given(
@@ -86,8 +86,8 @@ def test_spans_cover_all_counts_and_say_what_was_measured(
 
 
 def test_choices_are_shown_by_count() -> None:
-    assert differing([Span(3, "near"), Span(4, "default"), Span(5, "panels"), Span(None, "near")]) == (
-        "1-3 near, 5 panels, 6 and more near"
+    assert differing([Span(3, "near"), Span(4, "default"), Span(5, "far"), Span(None, "near")]) == (
+        "1-3 near, 5 far, 6 and more near"
     )
     assert differing([Span(None, "near")]) == "all near"
     assert differing([Span(None, DEFAULT)]) == ""
@@ -101,7 +101,7 @@ def test_choices_are_shown_by_count() -> None:
 
 
 def a_choice(shape: int, way: str = "near") -> ShapeChoice:
-    figures = (Figure(1, {"default": 2e-6, "near": 1e-6, "panels": 3e-6}, way),)
+    figures = (Figure(1, {DEFAULT: 2e-6, "near": 1e-6}, way),)
     return ShapeChoice(
         shape, "linear_gguf", f"{shape} x 64 Q4_1", (Span(1, way), Span(None, DEFAULT)), figures
     )
@@ -109,11 +109,11 @@ def a_choice(shape: int, way: str = "near") -> ShapeChoice:
 
 def test_what_is_kept_comes_back() -> None:
     kept = keeping.NOTHING.with_model("a", "A", [a_choice(1), a_choice(2)])
-    kept = kept.with_model("b", "B", [a_choice(2, "panels")])
+    kept = kept.with_model("b", "B", [a_choice(2, DEFAULT)])
     parts = keeping.machine_parts(2)
     again = keeping.decode(keeping.encode(parts, kept), parts)
     assert again == kept
-    assert again.of_model("a") == [a_choice(1), a_choice(2, "panels")], "a shape has one choice, the last one"
+    assert again.of_model("a") == [a_choice(1), a_choice(2, DEFAULT)], "a shape has one choice, the last one"
     assert again.of_model("c") is None
 
 
