@@ -12,6 +12,11 @@
 
 namespace ozone {
 
+// Bytes of the cache's lines that a token's keys go to: its neighbours in a line are other positions.
+constexpr int64_t scattered_bytes(int64_t kv_heads, int64_t head_dim, int64_t cache_dtype) {
+    return kv_heads * head_dim * kTilePositions * cache_element_bytes(cache_dtype);
+}
+
 struct RotaryEmbedding {
     static constexpr std::string_view name = "rotary_embedding";
     static constexpr uint32_t version = 1;
@@ -77,7 +82,10 @@ struct KvWrite {
         {"v_head_stride", Kind::integer}, {"block_stride", Kind::integer}, {"head_stride", Kind::integer},
         {"block_size", Kind::integer},  {"dtype", Kind::integer},       {"cache_dtype", Kind::integer},
     };
-    int64_t cost() const { return 4 * tokens * kv_heads * head_dim * element_bytes(dtype); }
+    int64_t cost() const {
+        return tokens * (4 * kv_heads * head_dim * element_bytes(dtype) +
+                         scattered_bytes(kv_heads, head_dim, cache_dtype));
+    }
 
     const void* k;
     const void* v;
@@ -107,7 +115,10 @@ struct RotaryEmbeddingKvWrite {
         {"interleaved", Kind::integer},
         {"dtype", Kind::integer},       {"cache_dtype", Kind::integer},
     };
-    int64_t cost() const { return 2 * tokens * (heads + 2 * kv_heads) * head_dim * element_bytes(dtype); }
+    int64_t cost() const {
+        return tokens * (2 * (heads + 2 * kv_heads) * head_dim * element_bytes(dtype) +
+                         scattered_bytes(kv_heads, head_dim, cache_dtype));
+    }
 
     void* q_out;
     const void* q;
@@ -141,7 +152,10 @@ struct QkNormRotaryEmbeddingKvWrite {
         {"head_stride", Kind::integer}, {"block_size", Kind::integer},  {"interleaved", Kind::integer},   {"eps", Kind::real},
         {"dtype", Kind::integer},       {"cache_dtype", Kind::integer},
     };
-    int64_t cost() const { return 2 * tokens * (heads + 2 * kv_heads) * head_dim * element_bytes(dtype); }
+    int64_t cost() const {
+        return tokens * (2 * (heads + 2 * kv_heads) * head_dim * element_bytes(dtype) +
+                         scattered_bytes(kv_heads, head_dim, cache_dtype));
+    }
 
     void* q_out;
     const void* q;
