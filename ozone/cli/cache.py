@@ -15,10 +15,11 @@ from ozone.compilation.tuning.keeping import ROOM
 from ozone.config.command_line import ArgumentParser
 from ozone.config.compilation_settings import default_cache_dir
 from ozone.engine.tokenizer import cache as tokenizers
-from ozone.errors import ConfigError
+from ozone.errors import ConfigError, clipped
 
 _DESCRIPTION = """\
-What Ozone keeps between starts: compiled programs, tuned kernels, and tokenizers rebuilt from GGUF files.
+What Ozone keeps between starts: compiled programs, generated code, tuned kernels, and tokenizers rebuilt from
+GGUF files.
 All of it can be removed at any time; a later start makes again what it needs.
 
   ozone cache ls             what is kept: for which model and level, how large, when it was used last
@@ -112,6 +113,29 @@ def _program(store: ArtifactStore, entry: Entry) -> Row:
     return _row("programs", store, entry, told)
 
 
+def _steps(store: ArtifactStore, entry: Entry) -> Row:
+    def told(header: dict[str, Any]) -> dict[str, Any]:
+        label = header["label"]
+        holds = "; ".join(
+            f"{made['first']}-{made['last']} tokens: {len(made['calls']['calls'])} calls, of libraries "
+            f"{sum(call['library'] for call in made['calls']['calls'])}"
+            for made in header["ranges"]
+        )
+        named = {name: label.get(name) for name in ("model", "level", "dtype")}
+        return {"made": label["made"], **named, "isa": header["key_parts"]["isa"], "holds": holds}
+
+    return _row("steps", store, entry, told)
+
+
+def _library(store: ArtifactStore, entry: Entry) -> Row:
+    def told(header: dict[str, Any]) -> dict[str, Any]:
+        parts = header["key_parts"]
+        holds = f"generated code for {parts['threads']} threads: {', '.join(header['ops'])}"
+        return {"made": header["made"], "isa": parts["isa"].lower(), "holds": clipped(holds, 100)}
+
+    return _row("libraries", store, entry, told)
+
+
 def _tuning(store: ArtifactStore, entry: Entry) -> Row:
     def told(header: dict[str, Any]) -> dict[str, Any]:
         parts = header["key_parts"]
@@ -124,7 +148,7 @@ def _tuning(store: ArtifactStore, entry: Entry) -> Row:
     return _row("tuning", store, entry, told)
 
 
-_ROOMS = {"programs": _program, ROOM: _tuning}
+_ROOMS = {"programs": _program, "steps": _steps, "libraries": _library, ROOM: _tuning}
 
 
 def _row(

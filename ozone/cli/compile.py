@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
 
 def _report(loaded: LoadedModel) -> dict[str, Any]:
     """What was made. `OzoneError` where nothing is kept."""
-    from ozone.compilation.artifacts import ProgramCache
     from ozone.compilation.debug_dump.directory import dump_path
+    from ozone.compilation.kept import cache_disabled
 
     compilation, programs = loaded.config.compilation, loaded.programs
     if programs is None:
@@ -62,7 +62,7 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
             f"these settings (-O{loaded.config.optimization_level}, mode {compilation.mode.name}, custom_ops "
             f"{list(compilation.custom_ops)}) make no programs to keep; what -O1 and above set does"
         )
-    if ProgramCache.disabled():
+    if cache_disabled():
         raise ConfigError("nothing is kept while OZONE_DISABLE_COMPILE_CACHE is set: unset it")
     if programs.kept is None:
         raise OzoneError("the model compiles, but nothing was kept, for the reason above")
@@ -75,18 +75,10 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
         "size_bytes": programs.kept.stat().st_size,
         "compiled": not programs.loaded,
         "tuning": None if loaded.tuning is None else loaded.tuning.origin,
-        "ranges": [
-            {
-                "first": made.first,
-                "last": made.last,
-                "pieces": len(made.lowered.pieces),
-                "launches": sum(len(piece.program) for piece in made.lowered.pieces),
-            }
-            for made in programs.ranges
-        ],
+        "ranges": programs.summary(),
         "phase_seconds": {
             name: phases[name]
-            for name in ("trace", "rewrite", "lower", "load programs", "tune")
+            for name in ("trace", "rewrite", "lower", "generate code", "load programs", "tune")
             if name in phases
         },
     }
@@ -94,7 +86,8 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
 
 def _text(report: dict[str, Any]) -> str:
     ranges = "; ".join(
-        f"{made['first']}-{made['last']} tokens: {made['pieces']} pieces, {made['launches']} launches"
+        f"{made.pop('first')}-{made.pop('last')} tokens: "
+        + ", ".join(f"{number} {what}" for what, number in made.items())
         for made in report["ranges"]
     )
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["phase_seconds"].items())

@@ -48,15 +48,11 @@ def key_parts(
     Raises: `UndescribableError` for a model with attributes of other kinds than values, containers, functions
         and plain objects.
     """
-    native = library()
-    assert native is not None, "programs are made where the native library is"
-    kernels = [[k.name, k.id, k.version, k.fields] for k in native.kernels().values()]
     return {
         "format": FORMAT,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "isa": native.isa(),
-        "native": {**native.build_info(), "kernels": _digest(kernels)},
+        **_native_parts(),
         "code": code_digest(),
         "compilation": _settings(config),
         "capacity": dataclasses.astuple(capacity),
@@ -64,6 +60,14 @@ def key_parts(
         "constants": _digest(list(_constants(step))),
         "model": _digest(Describer().modules(step.model)),
     }
+
+
+def _native_parts() -> dict[str, Any]:
+    native = library()
+    if native is None:
+        return {"isa": None, "native": None}
+    kernels = [[k.name, k.id, k.version, k.fields] for k in native.kernels().values()]
+    return {"isa": native.isa(), "native": {**native.build_info(), "kernels": _digest(kernels)}}
 
 
 def key_of(parts: Mapping[str, Any]) -> str:

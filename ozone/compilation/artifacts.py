@@ -1,14 +1,7 @@
-"""Compiled programs that survive their process: loaded where an earlier start made the same, else compiled.
-
-Nothing that goes wrong here stops a start: it compiles then, and says why in one warning.
-"""
+"""Compiled programs that survive their process: loaded where an earlier start made them, else compiled."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +10,17 @@ from typing import Any
 import torch
 
 from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
-from ozone.compilation.artifact_key import key_of, key_parts
-from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, reason
+from ozone.compilation.artifact_key import key_parts
+from ozone.compilation.artifact_store import ArtifactStore
 from ozone.compilation.by_tokens import ByTokens
 from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unnamed
-from ozone.compilation.described import UndescribableError
+from ozone.compilation.kept import Kept, load_or_make
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
 from ozone.compilation.observer import Observer
 from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs
 from ozone.config.schema import CompilationConfig
 from ozone.native import library
 
-logger = logging.getLogger("ozone")
-
-# Longer than a model takes to compile: whoever waited that long compiles too.
-_PATIENCE_SECONDS = 120.0
-_NOT_CACHED = "compiled programs are not cached: %s"
 _RESULT_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 
 
@@ -49,6 +37,18 @@ class Programs:
     loaded: bool = False
     kept: Path | None = None
 
+    def summary(self) -> list[dict[str, Any]]:
+        """For each range what there is to run, as JSON has it."""
+        return [
+            {
+                "first": made.first,
+                "last": made.last,
+                "pieces": len(made.lowered.pieces),
+                "launches": sum(len(piece.program) for piece in made.lowered.pieces),
+            }
+            for made in self.ranges
+        ]
+
 
 @dataclass(frozen=True)
 class ProgramCache:
@@ -56,11 +56,6 @@ class ProgramCache:
 
     directory: Path
     label: Mapping[str, Any]
-
-    @staticmethod
-    def disabled() -> bool:
-        """Whether ``OZONE_DISABLE_COMPILE_CACHE`` asks for no cache."""
-        return os.environ.get("OZONE_DISABLE_COMPILE_CACHE", "0") not in ("", "0")
 
     def load_or_compile(
         self,
@@ -76,85 +71,23 @@ class ProgramCache:
         Of several starts at once, one compiles and the others wait for it. `phase` times what takes long,
         `observer` is told what is made.
         """
-        with contextlib.ExitStack() as held:
-            with phase("load programs"):
-                attempt = self._prepare(held, step, inputs, config, capacity)
-                if attempt is not None and (found := attempt.load()) is not None:
-                    return found
-            if attempt is None:
-                return Programs(compile_step(step, inputs, config, capacity, phase, observer))
-            with phase("wait for compilation"):
-                attempt.lock(held)
-            # Whoever had the lock may have made it meanwhile.
-            if (found := attempt.load(warn=True)) is not None:
-                return found
-            logger.info("compiling; later starts with these settings load what is made now")
-            ranges = compile_step(step, inputs, config, capacity, phase, observer)
-            with phase("save programs"):
-                return attempt.save(self.label, ranges)
-
-    def _prepare(
-        self,
-        held: contextlib.ExitStack,
-        step: Step,
-        inputs: StepInputs,
-        config: CompilationConfig,
-        capacity: Capacity,
-    ) -> _Attempt | None:
-        """None, with a warning, where nothing can be kept."""
-        try:
-            store = held.enter_context(ArtifactStore(self.directory))
-            return _Attempt(store, step, inputs, config, capacity)
-        except (UndescribableError, UnusableStoreError) as error:
-            logger.warning(_NOT_CACHED, error)
-            return None
-
-
-class _Attempt:
-    """The artifact that one start wants."""
-
-    def __init__(
-        self,
-        store: ArtifactStore,
-        step: Step,
-        inputs: StepInputs,
-        config: CompilationConfig,
-        capacity: Capacity,
-    ) -> None:
-        self._store = store
-        self._parts = key_parts(step, inputs, config, capacity)
-        self._key = key_of(self._parts)
-        self._file = store.file(self._key)
         tensors = {**dict(step.constants()), **inputs._asdict()}
-        self._span_bytes = {name: x.untyped_storage().nbytes() for name, x in tensors.items()}
-        # A dump shows how programs came to be, so they have to come to be.
-        self._wanted = config.debug_dump_path is None
-
-    def load(self, *, warn: bool = False) -> Programs | None:
-        """None where there is nothing that can be used; `warn` says so where there should be something."""
-        try:
-            content = self._store.read(self._key) if self._wanted else None
-            if content is None:
-                return None
-            return Programs(decode(content, self._key, self._span_bytes), loaded=True, kept=self._file)
-        except (OSError, DamagedArtifactError) as error:
-            if warn:
-                logger.warning("%s is compiled anew, it cannot be used: %s", self._file, reason(error))
-            return None
-
-    def lock(self, held: contextlib.ExitStack) -> None:
-        """Let no other start compile the same meanwhile, where that is possible."""
-        self._store.lock_if_possible(held, self._key, _PATIENCE_SECONDS, "compiled the same")
-
-    def save(self, label: Mapping[str, Any], ranges: Sequence[RangeProgram]) -> Programs:
-        """Keep what was compiled; where that fails, it runs all the same."""
-        header = {"label": {**label, "made": time.time()}, "key_parts": self._parts}
-        try:
-            self._store.write(self._key, encode(header, self._key, ranges, self._span_bytes))
-        except OSError as error:
-            logger.warning(_NOT_CACHED, f"{self._store.path}: {reason(error)}")
-            return Programs(ranges)
-        return Programs(ranges, kept=self._file)
+        span_bytes = {name: x.untyped_storage().nbytes() for name, x in tensors.items()}
+        found = load_or_make(
+            Kept[Sequence[RangeProgram]](
+                "compiled programs",
+                parts=lambda: key_parts(step, inputs, config, capacity),
+                decode=lambda content, key: decode(content, key, span_bytes),
+                encode=lambda header, key, ranges: encode(header, key, ranges, span_bytes),
+            ),
+            make=lambda: compile_step(step, inputs, config, capacity, phase, observer),
+            open_store=lambda: ArtifactStore(self.directory),
+            label=self.label,
+            # A dump shows how programs came to be, so they have to come to be.
+            load=config.debug_dump_path is None,
+            phase=phase,
+        )
+        return Programs(found.made, found.loaded, found.kept)
 
 
 def encode(

@@ -1,184 +1,181 @@
-"""Pieces that are no programs: with ops outside the vocabulary, which Inductor generates code for.
+"""From pieces to calls: libraries of generated code for what Inductor knows, and calls of all other ops.
 
-Pieces that are equal but for their constants are compiled once.
+Pieces that are equal but for their constants share a library.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
 
+from ozone.compilation.calls import Call, Calls, as_arguments, target_name
+from ozone.compilation.libraries import Libraries
 from ozone.compilation.observer import Observer
-from ozone.compilation.pieces import Piece, fingerprint
-from ozone.compilation.step import Step, StepInputs, sizes_of
+from ozone.compilation.pieces import Piece
+from ozone.compilation.step import Step
 from ozone.compilation.traced import Argument, Traced
-from ozone.engine.input_buffers import BatchCounts
-from ozone.errors import ConfigError, clipped
+from ozone.errors import clipped
 
 logger = logging.getLogger("ozone")
 
-Function = Callable[..., Any]
+# Namespaces of ops that Inductor generates code for. What else there is, such as our own vocabulary, would be
+# a call back into Python from a library.
+_GENERATED = ("aten", "prims")
+# Of a size that varies, in an example. Any would do.
+_EXAMPLE_SIZE = 7
 
 
-@dataclass(frozen=True)
-class Backend:
-    """Who compiles: ``inductor`` with its options, or ``eager``, which runs a graph as it is."""
+def generated_pieces(pieces: Sequence[Piece]) -> list[Piece]:
+    """Pieces cut further, so that each is code to generate or calls as they are: ops that Inductor knows
+    nothing of, and views alone, which cost less than a library does.
+    """
+    return [part for piece in pieces for part in ([piece] if piece.splits else _parts(piece))]
 
-    name: str
-    options: Mapping[str, Any]
 
-    def check(self, asked_by: str) -> None:
-        """Raises: `ConfigError` where it cannot work here; `asked_by` names the setting that needs it."""
-        if self.name == "inductor" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise ConfigError(
-                f"{asked_by} needs Inductor, which needs a C++ compiler, and there is none: install g++, "
-                "or set -cc.backend=eager or -cc.custom_ops=all"
-            )
+def _parts(piece: Piece) -> Iterator[Piece]:
+    group: list[fx.Node] = []
+    foreign: set[fx.Node] = set()
+    for node in piece.nodes:
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        # Items of a result are taken where it is made: a library takes and returns tensors.
+        if _is_foreign_op(node) or (not isinstance(node.target, torch._ops.OpOverload) and source in foreign):
+            foreign.add(node)
+        if group and (group[-1] in foreign) != (node in foreign):
+            yield _piece(group)
+            group = []
+        group.append(node)
+    if group:
+        yield _piece(group)
 
-    def compile(
-        self, module: fx.GraphModule, examples: Sequence[Tensor], known: Mapping[str, int]
-    ) -> Function:
-        """A function of the module's placeholders, for any number of tokens and requests; returns a tuple.
+
+def _piece(nodes: Sequence[fx.Node]) -> Piece:
+    return Piece(tuple(nodes), splits=not any(map(_computes, nodes)))
+
+
+def _is_foreign_op(node: fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and target.namespace not in _GENERATED
+
+
+def _computes(node: fx.Node) -> bool:
+    """Whether a node is work for generated code."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or _is_foreign_op(node):
+        return False
+    return not target.is_view and isinstance(node.meta["val"], Tensor | tuple | list)
+
+
+class Generator:
+    """Makes calls of pieces, with a library for each kind of piece, whichever graph they are of."""
+
+    def __init__(self, libraries: Libraries | None) -> None:
+        """`libraries`: None where all ops run as they are."""
+        self._libraries = libraries
+
+    @property
+    def backend(self) -> str:
+        """Who compiles, as `-cc.backend` names it."""
+        return "eager" if self._libraries is None else "inductor"
+
+    def calls(
+        self,
+        traced: Traced,
+        pieces: Sequence[Piece],
+        step: Step,
+        progress: Callable[[int, int], None],
+        observer: Observer,
+        tokens: int | None = None,
+    ) -> Calls:
+        """Calls of a whole graph, in these pieces; what they need is compiled.
 
         Args:
-            examples: one tensor for each placeholder. The first dimension of those that vary may be anything.
-            known: sizes that do not vary, by their symbols: the function is for them alone.
+            progress: is called with (pieces done, pieces in all).
+            tokens: the only number of tokens that they are for. None: any.
+
+        Raises: the compiler's own exceptions, with a note that names the piece.
         """
-        if self.name == "eager":
-            return module.forward
-        from torch._dynamo.decorators import mark_unbacked
-
-        for node, example in zip(module.graph.find_nodes(op="placeholder"), examples, strict=True):
-            size = node.meta["val"].shape[0]
-            if isinstance(size, torch.SymInt) and str(size) not in known:
-                mark_unbacked(example, 0, shape_id=str(size))
-        options = {**self.options, "guard_filter_fn": lambda guards: [False] * len(guards)}
-        compiled: Function = torch.compile(
-            module, backend="inductor", fullgraph=True, dynamic=False, options=options
+        constants = dict(step.constants())
+        numbers: dict[fx.Node, int] = {}
+        placeholders = traced.module.graph.find_nodes(op="placeholder")
+        arguments = dict(zip(placeholders, traced.arguments, strict=True))
+        for node in placeholders:
+            numbers[node] = len(numbers)
+        examples = {
+            node: constants[argument.name]
+            for node, argument in arguments.items()
+            if argument.kind == "constant"
+        }
+        known = {} if tokens is None else {_symbol_of_tokens(arguments): tokens}
+        calls: list[Call] = []
+        for place, piece in enumerate(pieces):
+            if piece.splits:
+                calls += [_as_it_is(node, numbers) for node in piece.nodes]
+            elif self._libraries is None:
+                with observer.generates(place, self.backend):
+                    calls += [_as_it_is(node, numbers) for node in piece.nodes]
+            else:
+                calls.append(self._library(traced.module, place, piece, examples, known, numbers, observer))
+            progress(place + 1, len(pieces))
+        (result,) = traced.module.graph.output_node().all_input_nodes
+        return Calls(
+            [(arguments[node].name, numbers[node]) for node in examples],
+            [(arguments[node].name, numbers[node]) for node in arguments if node not in examples],
+            calls,
+            numbers[result],
         )
-        with torch.inference_mode():
-            compiled(*examples)  # compiles
-        return compiled
 
-
-@dataclass(frozen=True)
-class Stage:
-    """A piece as a function of values, and the values that it makes."""
-
-    function: Function
-    inputs: tuple[fx.Node, ...]
-    outputs: tuple[fx.Node, ...]
-
-
-class Functions:
-    """Compiles pieces with a backend, once for all that are equal, whichever graph they are of."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._compiled: dict[tuple[str, tuple[tuple[str, int], ...]], Function] = {}
-
-    def stage(
+    def _library(
         self,
         module: fx.GraphModule,
         place: int,
         piece: Piece,
         constants: Mapping[fx.Node, Tensor],
         known: Mapping[str, int],
+        numbers: dict[fx.Node, int],
         observer: Observer,
-    ) -> Stage:
-        """A piece as a function.
-
-        Args:
-            place: which piece it is.
-            constants: the model's, by their placeholders.
-            known: as in `Backend.compile`.
-        """
+    ) -> Call:
+        assert self._libraries is not None
         graph, inputs, outputs = extract(module, piece)
-        if piece.splits:
-            return Stage(_as_it_is(piece), tuple(piece.nodes[0].all_input_nodes), outputs)
-        key = fingerprint(graph.graph.nodes), tuple(known.items())
-        if key not in self._compiled:
+        key = self._libraries.key(graph.graph, known)
+        if self._libraries.find(key) is None:
             examples = [constants[node] if node in constants else _example(node, known) for node in inputs]
-            with observer.generates(place, self._backend.name):
-                self._compiled[key] = self._compile(graph, examples, known, place)
-        return Stage(self._compiled[key], inputs, outputs)
+            with observer.generates(place, self.backend):
+                self._compile(key, graph, examples, known, place)
+        for node in outputs:
+            numbers[node] = len(numbers)
+        args = [as_arguments(node, numbers.__getitem__) for node in inputs]
+        return Call(key, True, args, {}, tuple(numbers[node] for node in outputs))
 
     def _compile(
-        self, graph: fx.GraphModule, examples: Sequence[Tensor], known: Mapping[str, int], place: int
-    ) -> Function:
-        began = time.perf_counter()
-        try:
-            function = self._backend.compile(graph, examples, known)
-        except Exception as error:
-            names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
-            error.add_note(f"piece {place} of {clipped(', '.join(names))}")
-            raise
-        seconds = time.perf_counter() - began
-        logger.debug("%s: piece %d in %.2f s", self._backend.name, place, seconds)
-        return function
-
-
-class GeneratedStep:
-    """A step as compiled pieces, one after another. One caller at a time."""
-
-    def __init__(
         self,
-        traced: Traced,
-        pieces: Sequence[Piece],
-        step: Step,
-        inputs: StepInputs,
-        functions: Functions,
-        progress: Callable[[int, int], None],
-        observer: Observer,
-        tokens: int | None = None,
+        key: str,
+        graph: fx.GraphModule,
+        examples: Sequence[Tensor],
+        known: Mapping[str, int],
+        place: int,
     ) -> None:
-        """Compiles; `progress` is called with (pieces done, pieces in all).
+        assert self._libraries is not None
+        began = time.perf_counter()
+        # Inductor takes the graph apart.
+        names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
+        where = f"piece {place} of {clipped(', '.join(names))}"
+        try:
+            self._libraries.compile(key, graph, examples, known)
+        except Exception as error:
+            error.add_note(where)
+            raise
+        logger.debug("%s: %s in %.2f s", self.backend, where, time.perf_counter() - began)
 
-        Args:
-            functions: what compiles pieces.
-            tokens: the only number of tokens that it is for. None: any.
 
-        Raises: the backend's own exceptions, with a note that names the piece.
-        """
-        constants = dict(step.constants())
-        placeholders = traced.module.graph.find_nodes(op="placeholder")
-        arguments = dict(zip(placeholders, traced.arguments, strict=True))
-        self._constants = {
-            node: constants[argument.name]
-            for node, argument in arguments.items()
-            if argument.kind == "constant"
-        }
-        self._variables = {node: value for node, value in arguments.items() if value.kind != "constant"}
-        self._inputs = inputs
-        (self._result,) = traced.module.graph.output_node().all_input_nodes
-        known = {} if tokens is None else {_symbol_of_tokens(arguments): tokens}
-        self._stages = []
-        for place, piece in enumerate(pieces):
-            stage = functions.stage(traced.module, place, piece, self._constants, known, observer)
-            self._stages.append(stage)
-            progress(place + 1, len(pieces))
-        self._last_use = _last_uses(self._stages, self._result)
-
-    def __call__(self, counts: BatchCounts) -> Tensor:
-        """Run the step on what the inputs hold; hidden states (tokens, columns)."""
-        known = {**sizes_of(counts), **self._inputs.of(counts)._asdict()}
-        values: dict[fx.Node, Any] = dict(self._constants)
-        for node, argument in self._variables.items():
-            values[node] = known[argument.name]
-        for stage, dead in zip(self._stages, self._last_use, strict=True):
-            results = stage.function(*(values[node] for node in stage.inputs))
-            values.update(zip(stage.outputs, results, strict=True))
-            for node in dead:
-                del values[node]
-        hidden: Tensor = values[self._result]
-        return hidden
+def _as_it_is(node: fx.Node, numbers: dict[fx.Node, int]) -> Call:
+    args = [as_arguments(x, numbers.__getitem__) for x in node.args]
+    kwargs = {name: as_arguments(x, numbers.__getitem__) for name, x in node.kwargs.items()}
+    numbers[node] = len(numbers)
+    return Call(target_name(node.target), False, args, kwargs, (numbers[node],))
 
 
 def _symbol_of_tokens(arguments: Mapping[fx.Node, Argument]) -> str:
@@ -186,30 +183,12 @@ def _symbol_of_tokens(arguments: Mapping[fx.Node, Argument]) -> str:
     return str(node.meta["val"].shape[0])
 
 
-_EXAMPLE_SIZE = 7
-
-
 def _example(node: fx.Node, known: Mapping[str, int]) -> Tensor:
     """Zeros shaped like a value, of which some number of rows is taken where that varies."""
     value = node.meta["val"]
     if not isinstance(value.shape[0], torch.SymInt):
         return torch.zeros(value.shape, dtype=value.dtype)
-    size = known.get(str(value.shape[0]), _EXAMPLE_SIZE)
-    # There is a row more than that: ends of requests are looked up behind the last one.
-    return torch.zeros(size + 1, *value.shape[1:], dtype=value.dtype)[:size]
-
-
-def _as_it_is(piece: Piece) -> Function:
-    """A splitting op runs between the pieces, as one call."""
-    (node,) = piece.nodes
-    target: Any = node.target
-    places = {argument: place for place, argument in enumerate(node.all_input_nodes)}
-
-    def call(*values: Any) -> tuple[Any]:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[places[n]])
-        return (target(*args, **kwargs),)
-
-    return call
+    return torch.zeros(known.get(str(value.shape[0]), _EXAMPLE_SIZE), *value.shape[1:], dtype=value.dtype)
 
 
 def extract(
@@ -238,14 +217,3 @@ def extract(
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in outputs))
     return fx.GraphModule(module, graph), tensors, outputs
-
-
-def _last_uses(stages: Sequence[Stage], result: fx.Node) -> list[list[fx.Node]]:
-    """For each stage, what nobody needs behind it."""
-    last: dict[fx.Node, int] = {}
-    for place, stage in enumerate(stages):
-        for node in (*stage.inputs, *stage.outputs):
-            if node.op != "placeholder":
-                last[node] = place
-    last.pop(result)
-    return [[node for node, place in last.items() if place == here] for here in range(len(stages))]

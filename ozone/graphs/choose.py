@@ -17,6 +17,7 @@ from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMod
 from ozone.graphs.eager_runner import EagerRunner
 
 if TYPE_CHECKING:
+    from ozone.compilation.artifacts import ProgramCache
     from ozone.compilation.compiler import Phase
     from ozone.compilation.tuning.tuner import Tuning
     from ozone.models.causal_lm import CausalLM
@@ -112,12 +113,14 @@ def _make(
                 model,
                 model_config,
                 compilation=how,
+                kept=_program_cache(compilation, label),
                 progress=report,
                 phase=phase,
                 observer=observer,
                 **settings,
             )
 
+    label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
     asked = config.settings["compilation_config.mode"].origin == "user"
     if compilation.mode is CompilationMode.NONE or not (native or asked):
         if compilation.cudagraph_mode is CUDAGraphMode.NONE or not native:
@@ -125,7 +128,6 @@ def _make(
         return _captured(model, model_config, compilation, settings, phase, observer) or eager()
     if not runs_programs(compilation, native=native):
         return generated(compilation)
-    label = {"model": config.model.model, "level": config.optimization_level, "dtype": config.model.dtype}
     compiled = _compiled(model, model_config, compilation, settings, phase, observer, label)
     # Runs as it was traced, which needs no C++ compiler.
     return compiled or generated(dataclasses.replace(compilation, backend="eager"))
@@ -165,17 +167,15 @@ def _compiled(
     observer: Observer,
     label: Mapping[str, Any],
 ) -> EagerRunner | None:
-    from ozone.compilation.artifacts import ProgramCache
     from ozone.compilation.failures import ForeignOpError
     from ozone.graphs.compiled_runner import CompiledRunner
 
-    kept = None if ProgramCache.disabled() else ProgramCache(Path(compilation.cache_dir), label)
     try:
         return CompiledRunner(
             model,
             model_config,
             compilation=compilation,
-            kept=kept,
+            kept=_program_cache(compilation, label),
             phase=phase,
             observer=observer,
             **settings,
@@ -183,6 +183,14 @@ def _compiled(
     except ForeignOpError as error:
         _warn(observer, f"the model runs op by op, and cudagraph_mode is lowered to NONE: in it, {error}")
         return None
+
+
+def _program_cache(compilation: CompilationConfig, label: Mapping[str, Any]) -> ProgramCache | None:
+    """Where what is compiled is kept; None: nowhere, as the user asks."""
+    from ozone.compilation.artifacts import ProgramCache
+    from ozone.compilation.kept import cache_disabled
+
+    return None if cache_disabled() else ProgramCache(Path(compilation.cache_dir), label)
 
 
 def _warn(observer: Observer, text: str) -> None:

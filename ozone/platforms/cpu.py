@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Collection, Mapping
@@ -43,6 +44,13 @@ def detect(root: Path = Path("/"), environment: Mapping[str, str] | None = None)
         memory_bytes=memory,
         available_bytes=available,
     )
+
+
+def fingerprint(root: Path = Path("/")) -> str:
+    """What code that is made for this very CPU (``-march=native``) depends on: its model and flags."""
+    cpuinfo = read(root / "proc/cpuinfo") or platform.machine()
+    told = [_field(cpuinfo, "model name"), *sorted((_field(cpuinfo, "flags") or "").split())]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def choose_isa(flags: Collection[str], forced: str = "") -> str:

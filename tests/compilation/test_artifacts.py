@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from step_harness import bound
 
 from ozone.compilation import artifacts
+from ozone.compilation import kept as kept_things
 from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
 from ozone.compilation.artifact_store import ArtifactStore
 from ozone.compilation.artifacts import ProgramCache, Programs, decode, encode
@@ -307,7 +308,7 @@ def test_who_waits_in_vain_compiles(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(artifacts, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(kept_things, "PATIENCE_SECONDS", 0.1)
     kept = start(tmp_path, case).kept
     assert kept is not None
     kept.unlink()

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ozone.compilation.artifact_file import DamagedArtifactError
 from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, reason
-from ozone.compilation.artifacts import ProgramCache
 from ozone.compilation.compiler import Phase
+from ozone.compilation.kept import cache_disabled
 from ozone.compilation.tuning import keeping
 from ozone.compilation.tuning.choosing import spans
 from ozone.compilation.tuning.keeping import Kept, ShapeChoice
@@ -148,7 +148,7 @@ class Tuner:
 
     def _open(self, held: contextlib.ExitStack) -> _Attempt | None:
         """None, with a warning, where nothing can be kept."""
-        if ProgramCache.disabled():
+        if cache_disabled():
             return None
         try:
             store = held.enter_context(keeping.open_store(self.directory))
