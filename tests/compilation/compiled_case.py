@@ -35,11 +35,12 @@ def make_case(
     block_size: int = 16,
     num_blocks: int = 8,
     cache_dtype: str = "float32",
+    custom_ops: tuple[str, ...] = ("all",),
     **settings: object,
 ) -> Case:
     """The model in `folder`, loaded, and settings as `-O1` resolves them."""
     files = open_model(str(folder))
-    op = OpChoice(("all",), compiled=True)
+    op = OpChoice(custom_ops, compiled=True)
     model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=max_model_len, op=op)
     load_weights(model, files.open_weights(), num_threads=1)
     step = Step(model, allocate_kv_caches(files.config, block_size, num_blocks, cache_dtype))
@@ -53,7 +54,7 @@ def make_case(
     )
     given: dict[str, object] = {
         "mode": CompilationMode.VLLM_COMPILE,
-        "custom_ops": ("all",),
+        "custom_ops": custom_ops,
         "splitting_ops": ("attention",),
         "compile_ranges_endpoints": (tokens,),
         **settings,
