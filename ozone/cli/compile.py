@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
@@ -85,14 +86,17 @@ def _report(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _text(report: dict[str, Any]) -> str:
-    ranges = "; ".join(
-        f"{made.pop('first')}-{made.pop('last')} tokens: "
-        + ", ".join(f"{number} {what}" for what, number in made.items())
-        for made in report["ranges"]
-    )
+    ranges = "; ".join(_range(**made) for made in report["ranges"])
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report["phase_seconds"].items())
     how = f"compiled ({phases})" if report["compiled"] else "was compiled before"
     kept = f"{report['size_bytes'] / 1e3:.0f} kB in {report['file']}"
     dump = f"\ndebug dump: {report['debug_dump']}" if report["debug_dump"] is not None else ""
     tuning = f"\nkernels: {report['tuning']}" if report["tuning"] is not None else ""
     return f"{report['model']}: {how}\n{ranges}{tuning}\n{kept}{dump}"
+
+
+def _range(first: int, last: int, passes: Sequence[Mapping[str, Any]], **parts: int) -> str:
+    """What there is for a range of token counts, and where passes have changed it."""
+    fused = ", ".join(f"{made['flag']} {made['places']}" for made in passes if made["places"])
+    what = ", ".join(f"{number} {name}" for name, number in parts.items())
+    return f"{first}-{last} tokens: {what}" + (f" ({fused})" if fused else "")

@@ -13,7 +13,7 @@ _LENGTH_BYTES = 8
 _FIXED = len(_MAGIC) + _DIGEST_BYTES + _LENGTH_BYTES
 
 # Raised when an older Ozone could not read what this one writes; the key of an artifact has it too.
-FORMAT = 1
+FORMAT = 2
 
 
 class DamagedArtifactError(Exception):

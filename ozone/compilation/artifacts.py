@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unname
 from ozone.compilation.kept import Kept, load_or_make
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
 from ozone.compilation.observer import Observer
+from ozone.compilation.pass_manager import PassReport
 from ozone.compilation.step import KV_CACHE_PREFIX, Step, StepInputs
 from ozone.config.schema import CompilationConfig
 from ozone.native import library
@@ -45,6 +47,7 @@ class Programs:
                 "last": made.last,
                 "pieces": len(made.lowered.pieces),
                 "launches": sum(len(piece.program) for piece in made.lowered.pieces),
+                "passes": [dataclasses.asdict(report) for report in made.passes],
             }
             for made in self.ranges
         ]
@@ -106,6 +109,7 @@ def encode(
                 "columns": made.lowered.result.columns,
                 "dtype": str(made.lowered.result.dtype),
             },
+            "passes": [dataclasses.asdict(report) for report in made.passes],
             "splits": [piece.splits for piece in made.lowered.pieces],
             "launches": [len(piece.program) for piece in made.lowered.pieces],
         }
@@ -152,4 +156,5 @@ def _range(described: Any, words: Any, span_bytes: Mapping[str, int]) -> RangePr
     pieces = [
         LoweredPiece(native.Program.from_words(next(words)), bool(splits)) for splits in described["splits"]
     ]
-    return RangeProgram(first, last, Lowered(tuple(pieces), memory, pool_bytes, placed))
+    reports = [PassReport(**report) for report in described["passes"]]
+    return RangeProgram(first, last, Lowered(tuple(pieces), memory, pool_bytes, placed), reports)

@@ -5,9 +5,11 @@ Pieces that are equal but for their constants share a library.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -33,27 +35,25 @@ def generated_pieces(pieces: Sequence[Piece]) -> list[Piece]:
     """Pieces cut further, so that each is code to generate or calls as they are: ops that Inductor knows
     nothing of, and views alone, which cost less than a library does.
     """
-    return [part for piece in pieces for part in ([piece] if piece.splits else _parts(piece))]
+    return [part for piece in pieces for part in _parts(piece)]
 
 
 def _parts(piece: Piece) -> Iterator[Piece]:
-    group: list[fx.Node] = []
+    if piece.splits:
+        yield replace(piece, called=True)
+        return
+    groups: list[list[fx.Node]] = []
     foreign: set[fx.Node] = set()
     for node in piece.nodes:
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         # Items of a result are taken where it is made: a library takes and returns tensors.
         if _is_foreign_op(node) or (not isinstance(node.target, torch._ops.OpOverload) and source in foreign):
             foreign.add(node)
-        if group and (group[-1] in foreign) != (node in foreign):
-            yield _piece(group)
-            group = []
-        group.append(node)
-    if group:
-        yield _piece(group)
-
-
-def _piece(nodes: Sequence[fx.Node]) -> Piece:
-    return Piece(tuple(nodes), splits=not any(map(_computes, nodes)))
+        if not groups or (groups[-1][-1] in foreign) != (node in foreign):
+            groups.append([])
+        groups[-1].append(node)
+    for called, adjacent in itertools.groupby(groups, lambda group: not any(map(_computes, group))):
+        yield Piece(tuple(itertools.chain.from_iterable(adjacent)), splits=False, called=called)
 
 
 def _is_foreign_op(node: fx.Node) -> bool:
@@ -112,7 +112,7 @@ class Generator:
         known = {} if tokens is None else {_symbol_of_tokens(arguments): tokens}
         calls: list[Call] = []
         for place, piece in enumerate(pieces):
-            if piece.splits:
+            if piece.called or piece.splits:
                 calls += [_as_it_is(node, numbers) for node in piece.nodes]
             elif self._libraries is None:
                 with observer.generates(place, self.backend):
@@ -144,7 +144,7 @@ class Generator:
         if self._libraries.find(key) is None:
             examples = [constants[node] if node in constants else _example(node, known) for node in inputs]
             with observer.generates(place, self.backend):
-                self._compile(key, graph, examples, known, place)
+                observer.generated(self._compile(key, graph, examples, known, place))
         for node in outputs:
             numbers[node] = len(numbers)
         args = [as_arguments(node, numbers.__getitem__) for node in inputs]
@@ -157,18 +157,19 @@ class Generator:
         examples: Sequence[Tensor],
         known: Mapping[str, int],
         place: int,
-    ) -> None:
+    ) -> str:
         assert self._libraries is not None
         began = time.perf_counter()
         # Inductor takes the graph apart.
         names = sorted({str(node.target) for node in graph.graph.nodes if node.op == "call_function"})
         where = f"piece {place} of {clipped(', '.join(names))}"
         try:
-            self._libraries.compile(key, graph, examples, known)
+            source = self._libraries.compile(key, graph, examples, known)
         except Exception as error:
             error.add_note(where)
             raise
         logger.debug("%s: %s in %.2f s", self.backend, where, time.perf_counter() - began)
+        return source
 
 
 def _as_it_is(node: fx.Node, numbers: dict[fx.Node, int]) -> Call:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from ozone.compilation.kept import Kept, Outcome, load_or_make
 from ozone.compilation.libraries import ROOM, Libraries, check_compiler, library_parts
 from ozone.compilation.lowering import Capacity
 from ozone.compilation.observer import Observer
-from ozone.compilation.pass_manager import run_passes
+from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.pieces import split
 from ozone.compilation.step import Step, StepInputs
 from ozone.compilation.trace import trace
@@ -41,11 +42,12 @@ _PATIENCE_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class RangeCalls:
-    """What runs for batches of `first` to `last` tokens."""
+    """What runs for batches of `first` to `last` tokens. `passes`: what each pass has done to it."""
 
     first: int
     last: int
     calls: Calls
+    passes: Sequence[PassReport]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class GeneratedSteps:
                 "last": made.last,
                 "calls": len(made.calls.calls),
                 "libraries": len(made.calls.libraries),
+                "passes": [dataclasses.asdict(report) for report in made.passes],
             }
             for made in self.ranges
         ]
@@ -171,7 +174,7 @@ def _generate(
             rewritten = copy.copy(traced)
             rewritten.module = copy.deepcopy(traced.module)
             observer.begins(first, last, rewritten)
-            run_passes(rewritten.module.graph, config, first, last, observer)
+            reports = run_passes(rewritten.module.graph, config, first, last, observer)
             pieces = split(rewritten.module.graph, splitting_ops)
             if libraries is not None:
                 pieces = generated_pieces(pieces)
@@ -179,12 +182,20 @@ def _generate(
         exactly = first if first == last else None
         with phase("generate code"), naming(f"{generator.backend} cannot compile the model {which}", path):
             calls = generator.calls(rewritten, pieces, step, progress, observer, exactly)
-        ranges.append(RangeCalls(first, last, calls))
+        ranges.append(RangeCalls(first, last, calls, reports))
     return ranges
 
 
 def _encode(header: Mapping[str, Any], key: str, ranges: Sequence[RangeCalls]) -> bytes:
-    described = [{"first": made.first, "last": made.last, "calls": to_json(made.calls)} for made in ranges]
+    described = [
+        {
+            "first": made.first,
+            "last": made.last,
+            "calls": to_json(made.calls),
+            "passes": [dataclasses.asdict(report) for report in made.passes],
+        }
+        for made in ranges
+    ]
     return pack({**header, "key": key, "ranges": described}, [])
 
 
@@ -198,7 +209,12 @@ def _decode(content: bytes, key: str, step: Step, libraries: Libraries | None) -
         if header["key"] != key:
             raise DamagedArtifactError("it is another one's")
         ranges = [
-            RangeCalls(int(described["first"]), int(described["last"]), from_json(described["calls"]))
+            RangeCalls(
+                int(described["first"]),
+                int(described["last"]),
+                from_json(described["calls"]),
+                [PassReport(**report) for report in described["passes"]],
+            )
             for described in header["ranges"]
         ]
         ByTokens((made.first, made.last, made) for made in ranges)

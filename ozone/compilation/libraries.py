@@ -100,12 +100,14 @@ class Libraries:
 
     def compile(
         self, key: str, module: fx.GraphModule, examples: Sequence[Tensor], known: Mapping[str, int]
-    ) -> None:
+    ) -> str:
         """Make the library of `key`, and keep it.
 
         Args:
             examples: one tensor for each placeholder.
             known: sizes that do not vary, by their symbols: the library is for them alone.
+
+        Returns: the source code of its kernels.
 
         Raises: `ConfigError` without a C++ compiler, `CompileError` for ops that need more than a library,
             Inductor's own exceptions.
@@ -113,15 +115,16 @@ class Libraries:
         check_compiler("generating code")
         # Inductor takes the module apart.
         ops = sorted({str(node.target) for node in module.graph.nodes if node.op == "call_function"})
-        code = _compiled(module, examples, known, self._options)
+        code, source = _compiled(module, examples, known, self._options)
         self._loaded[key] = load_library(code)
         if self._store is None:
-            return
+            return source
         try:
             header = {"key": key, "made": time.time(), "ops": ops, "key_parts": self._parts}
             self._store.write(key, pack(header, [code]))
         except OSError as error:
             logger.warning("generated code is not cached: %s: %s", self._store.path, reason(error))
+        return source
 
 
 def check_compiler(asked_by: str) -> None:
@@ -160,7 +163,8 @@ def _code(content: bytes, key: str) -> bytes:
 
 def _compiled(
     module: fx.GraphModule, examples: Sequence[Tensor], known: Mapping[str, int], options: Mapping[str, Any]
-) -> bytes:
+) -> tuple[bytes, str]:
+    """A library, and the source code of its kernels."""
     from torch._inductor.compile_fx import compile_fx_aot
 
     for node in module.graph.find_nodes(op="placeholder"):
@@ -175,7 +179,8 @@ def _compiled(
             raise CompileError(
                 "Inductor generates no code for some of its ops; -cc.backend=eager runs them as they are"
             )
-        return path.read_bytes()
+        sources = sorted(path.parent.glob("*.kernel.cpp"))
+        return path.read_bytes(), "\n".join(source.read_text() for source in sources)
 
 
 def _of_known_size(value: Any, known: Mapping[str, int]) -> Any:

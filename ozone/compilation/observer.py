@@ -65,6 +65,9 @@ class Observer:
         """`backend` compiles within this the piece at `place`, and those that equal it."""
         return nullcontext()
 
+    def generated(self, source: str) -> None:
+        """This is the C++ of what is compiled within `generates`."""
+
     def watched(self, backend: str, options: dict[str, Any] | None) -> str | Callable[..., Any]:  # noqa: ARG002
         """What `torch.compile` takes as its backend in place of this one with these options."""
         return backend

@@ -20,10 +20,12 @@ class Piece:
 
     Attributes:
         splits: whether it is a splitting op rather than what lies between two of them.
+        called: whether its ops are called one by one, as they are, where code is generated for others.
     """
 
     nodes: tuple[fx.Node, ...]
     splits: bool
+    called: bool = False
 
 
 def op_name(node: fx.Node) -> str | None:

@@ -43,7 +43,9 @@ def test_what_is_compiled_once_is_there_for_a_later_start(tiny_model: Path, tmp_
     assert Path(first["file"]).stat().st_size == first["size_bytes"]
     assert {"trace", "rewrite", "lower"} <= set(first["phase_seconds"])
     assert "trace" not in second["phase_seconds"]
+    assert second["ranges"] == first["ranges"]  # what passes have done is kept too
     (made,) = first["ranges"]
+    assert {report["flag"]: report["places"] for report in made["passes"]}["fuse_rope_kvcache"] == 2
     assert (made["first"], made["pieces"]) == (1, 5)  # two layers: attention twice, and what lies around it
     generated = run(
         "generate", "The cat", "--model", str(tiny_model), "-O1", "-v", "--max-tokens", "4",
@@ -61,6 +63,7 @@ def test_the_text_names_what_was_made(tiny_model: Path, tmp_path: Path) -> None:
     assert kernels.startswith("kernels: measured ")
     assert made.startswith(f"{tiny_model}: compiled (trace ")
     assert "5 pieces" in ranges
+    assert "fuse_rope_kvcache 2" in ranges
     assert str(tmp_path / "programs") in file
 
 
@@ -104,3 +107,22 @@ def test_where_nothing_is_kept_it_fails(
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("ozone: error: ")
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_generated_code_is_compiled_ahead_too(tiny_model: Path, tmp_path: Path) -> None:
+    words = ["compile", str(tiny_model), "-O1", "-cc.custom_ops=none", "-cc.backend=eager"]
+    first, second = (run(*words, "--json", OZONE_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    made, found = json.loads(first.stdout), json.loads(second.stdout)
+    assert (made["compiled"], found["compiled"]) == (True, False)
+    assert made["ranges"] == found["ranges"]
+    (of,) = made["ranges"]
+    assert of["calls"] > 0
+    assert of["libraries"] == 0
+    listed = subprocess.run(
+        [sys.executable, "-m", "ozone.cli.main", "cache", "ls", f"-cc.cache_dir={tmp_path}", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (row,) = (row for row in json.loads(listed.stdout)["kept"] if row["kind"] == "steps")
+    assert (row["key"], row["model"], row["level"]) == (made["key"], str(tiny_model), 1)
+    assert f"{of['calls']} calls" in row["holds"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ozone import LLM
 from ozone.compilation import pass_manager
@@ -201,7 +201,12 @@ MODES: list[tuple[dict[str, Any], list[str], int, int]] = [
     ({"mode": "STOCK_TORCH_COMPILE", **EAGER}, [EAGERLY], 2, 0),
     ({"mode": "STOCK_TORCH_COMPILE"}, [GENERATED], 2, 1),
     ({"custom_ops": ["none"], **EAGER}, [EAGERLY, CALL, EAGERLY, CALL, EAGERLY], 2, 0),
-    ({"custom_ops": ["none"]}, [GENERATED, CALL, GENERATED, CALL, GENERATED], 2, 3),
+    (
+        {"custom_ops": ["all", "-silu_and_mul"]},
+        [CALL, CALL, CALL, GENERATED, CALL, CALL, CALL, GENERATED, CALL],
+        2,
+        1,
+    ),
     ({"mode": "NONE", "cudagraph_mode": "FULL", "custom_ops": ["all"]}, [PROGRAM], 2, 0),
 ]
 
@@ -222,9 +227,9 @@ def test_every_mode_has_a_dump(
     assert dump.report["error"] is None
     assert (tmp_path / "traced.py").exists() == (compilation.get("mode") != "NONE")
     assert len(re.findall(r"\battention\(", dump.text(f"{graph['folder']}/pieces.txt"))) == attention
-    sources = [file.read_text() for file in (tmp_path / graph["folder"]).glob("*-inductor.py")]
+    sources = [file.read_text() for file in (tmp_path / graph["folder"]).glob("*-inductor.*")]
     assert len(sources) == dump.page.text.count("generated code") == generated
-    assert all("def call(" in source for source in sources)
+    assert all("def call(" in source or 'extern "C"' in source for source in sources)
 
 
 def test_the_page_stands_alone(programs: Dump) -> None:
@@ -336,14 +341,12 @@ def break_lowering(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_generation(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ozone.compilation.generated import Backend
+    from ozone.compilation import libraries
 
-    def broken(self: Backend, module: fx.GraphModule, *_: Any) -> Any:
-        if any("silu" in str(node.target) for node in module.graph.nodes):
-            raise BrokenError("no\nsense")
-        return module.forward
+    def broken(*_: Any) -> Any:
+        raise BrokenError("no\nsense")
 
-    monkeypatch.setattr(Backend, "compile", broken)
+    monkeypatch.setattr(libraries, "_compiled", broken)
 
 
 FOLDER = "graph-1-2048-tokens"
@@ -363,8 +366,8 @@ FAILURES = [
     ),
     (
         break_generation,
-        {"custom_ops": ["none"]},
-        r"inductor cannot compile .* for 1 to 2048 tokens, piece 2 of .*aten.silu.*: BrokenError: no sense; ",
+        {"custom_ops": ["all", "-silu_and_mul"]},
+        r"inductor cannot compile .* for 1 to 2048 tokens, piece 3 of .*aten.silu.*: BrokenError: no sense; ",
         ["traced.py", f"{FOLDER}/pieces.txt"],
     ),
 ]

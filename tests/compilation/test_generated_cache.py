@@ -76,9 +76,9 @@ def compiled(filled: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     (file,) = (filled / "libraries").iterdir()
     _, (code,) = unpack(file.read_bytes())
 
-    def compile_at_once(*arguments: Any) -> bytes:
+    def compile_at_once(*arguments: Any) -> tuple[bytes, str]:
         calls.append(arguments)
-        return code
+        return code, "its source"
 
     monkeypatch.setattr(libraries, "_compiled", compile_at_once)
     return calls

@@ -68,6 +68,7 @@ class DebugDump(Observer):
         self._launches: dict[fx.Node, int] = {}
         self._generated: dict[str, str] = {}  # what pieces became, by their fingerprints
         self._pool = _Pool()
+        self._cpp: list[str] = []  # the source code of the library that is being compiled
         self._directory.write("config.json", json.dumps(settings_json(config), indent=2))
         self._directory.write("config.txt", "\n".join(table(settings_rows(config), _WIDE)) + "\n")
 
@@ -176,7 +177,8 @@ class DebugDump(Observer):
             code = fingerprint(piece.nodes)
             kind = kinds.setdefault(code, _letters(len(kinds)))
             self._add_piece(place, kind, piece.splits, piece.nodes)
-            self._graph.pieces[-1].how = "a call, as it is" if piece.splits else self._generated.get(code, "")
+            as_it_is = piece.splits or piece.called
+            self._graph.pieces[-1].how = "a call, as it is" if as_it_is else self._generated.get(code, "")
         self._write_pieces()
 
     def _add_piece(self, place: int, kind: str, splits: bool, nodes: Sequence[fx.Node]) -> None:
@@ -230,14 +232,16 @@ class DebugDump(Observer):
     @contextlib.contextmanager
     def _generating(self, place: int, backend: str) -> Iterator[None]:
         began = time.perf_counter()
-        with _sources(backend) as sources:
+        self._cpp.clear()
+        with _sources(backend) as python:
             yield
         seconds = time.perf_counter() - began
+        sources = self._cpp or python
         graph = self._graph
         piece = graph.pieces[place]
         piece.seconds, piece.source = seconds, "\n".join(sources)
         if sources:
-            name = f"{graph.name}/{place}-{backend}.py"
+            name = f"{graph.name}/{place}-{backend}.{'cpp' if self._cpp else 'py'}"
             self._directory.write(name, piece.source)
             how = f"code of {backend}"
         else:
@@ -248,6 +252,9 @@ class DebugDump(Observer):
             code = fingerprint(self._pieces[place].nodes)
             self._generated.setdefault(code, f"{how}, as for {graph.title}" if sources else how)
         self._write_pieces()
+
+    def generated(self, source: str) -> None:
+        self._cpp.append(source)
 
     def watched(self, backend: str, options: dict[str, Any] | None) -> Callable[..., Any]:
         def compile_watched(module: fx.GraphModule, examples: Sequence[Any], **_: Any) -> Callable[..., Any]:
