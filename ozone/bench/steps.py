@@ -146,7 +146,7 @@ def resolve_programs(args: EngineArgs, who: str) -> tuple[ModelFiles, OzoneConfi
 
     Raises: `ConfigError`, in the name of `who`, where the model would not become programs.
     """
-    from ozone.graphs.choose import runs_programs
+    from ozone.compilation.compile_process import runs_programs
 
     files = open_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
     platform = platform_facts()

@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
 
     from ozone.entrypoints.assemble import load
 
-    loaded = load(args, timer=timer)
+    # Here, where it can be timed phase by phase.
+    loaded = load(args, timer=timer, compile_apart=False)
     try:
         report = _report(loaded)
     finally:
@@ -54,8 +55,8 @@ def main(argv: list[str]) -> int:
 
 def _report(loaded: LoadedModel) -> dict[str, Any]:
     """What was made. `OzoneError` where nothing is kept."""
+    from ozone.compilation.artifact_store import cache_disabled
     from ozone.compilation.debug_dump.directory import dump_path
-    from ozone.compilation.kept import cache_disabled
 
     compilation, programs = loaded.config.compilation, loaded.programs
     if programs is None:

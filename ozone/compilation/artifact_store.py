@@ -28,6 +28,11 @@ _LEFT_BEHIND_SECONDS = 3600.0
 _POLL_SECONDS = 0.02
 
 
+def cache_disabled() -> bool:
+    """Whether ``OZONE_DISABLE_COMPILE_CACHE`` asks to read and write nothing."""
+    return os.environ.get("OZONE_DISABLE_COMPILE_CACHE", "0") not in ("", "0")
+
+
 def reason(error: Exception) -> str:
     """Why a file could not be read or written, without its path."""
     return getattr(error, "strerror", None) or str(error)

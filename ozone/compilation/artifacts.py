@@ -14,6 +14,7 @@ from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
 from ozone.compilation.artifact_key import key_parts
 from ozone.compilation.artifact_store import ArtifactStore
 from ozone.compilation.by_tokens import ByTokens
+from ozone.compilation.compile_process import CompileProcess
 from ozone.compilation.compiler import Phase, RangeProgram, compile_step, unnamed
 from ozone.compilation.kept import Kept, load_or_make
 from ozone.compilation.lowering import Capacity, Lowered, LoweredPiece, Result
@@ -55,10 +56,16 @@ class Programs:
 
 @dataclass(frozen=True)
 class ProgramCache:
-    """Programs of earlier starts under `directory`. `label` is kept with new ones, for people to read."""
+    """Programs of earlier starts under `directory`.
+
+    Attributes:
+        label: is kept with new ones, for people to read.
+        process: where they are made; None: here.
+    """
 
     directory: Path
     label: Mapping[str, Any]
+    process: CompileProcess | None = None
 
     def load_or_compile(
         self,
@@ -76,6 +83,14 @@ class ProgramCache:
         """
         tensors = {**dict(step.constants()), **inputs._asdict()}
         span_bytes = {name: x.untyped_storage().nbytes() for name, x in tensors.items()}
+
+        def make() -> Sequence[RangeProgram]:
+            if self.process is not None:
+                made = self.process.compile(step, inputs, config, capacity, span_bytes, phase)
+                if made is not None:
+                    return made
+            return compile_step(step, inputs, config, capacity, phase, observer)
+
         found = load_or_make(
             Kept[Sequence[RangeProgram]](
                 "compiled programs",
@@ -83,7 +98,7 @@ class ProgramCache:
                 decode=lambda content, key: decode(content, key, span_bytes),
                 encode=lambda header, key, ranges: encode(header, key, ranges, span_bytes),
             ),
-            make=lambda: compile_step(step, inputs, config, capacity, phase, observer),
+            make=make,
             open_store=lambda: ArtifactStore(self.directory),
             label=self.label,
             # A dump shows how programs came to be, so they have to come to be.

@@ -13,7 +13,7 @@ class ForeignOpError(CompileError):
 
     def __init__(self, name: str, where: str = "") -> None:
         super().__init__(f"{name} is no op of the vocabulary" + (f" ({where})" if where else ""))
-        self.name = name
+        self.name, self.where = name, where
 
 
 @contextmanager

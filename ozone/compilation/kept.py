@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,11 +25,6 @@ T = TypeVar("T")
 
 # Longer than a model takes to compile: whoever waited that long compiles too.
 PATIENCE_SECONDS = 120.0
-
-
-def cache_disabled() -> bool:
-    """Whether ``OZONE_DISABLE_COMPILE_CACHE`` asks to read and write nothing."""
-    return os.environ.get("OZONE_DISABLE_COMPILE_CACHE", "0") not in ("", "0")
 
 
 @dataclass(frozen=True)

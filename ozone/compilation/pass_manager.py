@@ -68,10 +68,16 @@ def run_passes(
         observer.rewrote(graph, reports[-1])
     graph.eliminate_dead_code(is_impure_node=has_effect)
     observer.rewrote(graph, None)
+    log_reports(reports)
+    return reports
+
+
+def log_reports(reports: Sequence[PassReport]) -> None:
+    """Say in the log which passes of a range have found nothing, and why."""
     nothing = [f"{r.flag} ({r.reason})" for r in reports if r.reason is not None and r.flag != NOOPS]
     if nothing:
+        first, last = reports[0].first, reports[0].last
         logger.info("nothing to fuse for %d to %d tokens: %s", first, last, "; ".join(nothing))
-    return reports
 
 
 # Rewrites a graph; returns in how many places, and why in none.

@@ -6,16 +6,19 @@ configuration, tokenizer and weight files are read, since that import is the lon
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ozone.compilation.compile_process import CompileProcess, remember, start_if_it_pays
 from ozone.compilation.debug_dump.directory import DumpDirectory, dump_path
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.resolve import resolve
@@ -174,16 +177,20 @@ def load(
     *,
     timer: StartupTimer | None = None,
     meanwhile: Callable[[], object] | None = None,
+    compile_apart: bool = True,
 ) -> LoadedModel:
     """Open, resolve, load and start.
 
-    `meanwhile` is called while torch is being imported, for work that needs neither of the two.
+    Args:
+        meanwhile: is called while torch is being imported, for work that needs neither of the two.
+        compile_apart: whether programs may be made in a process of their own.
 
     Raises: `OzoneError` for anything that the user or the model's files got wrong.
     """
     timer = timer or StartupTimer()
     timer.mark("imports")
     share_heap()
+    fresh = "torch" not in sys.modules
     torch_side = _Background(lambda: _import_torch_side(timer))
     with timer.phase("model files"):
         files = open_model(
@@ -201,6 +208,24 @@ def load(
         logger.warning(_NOT_BUILT)
     for notice in config.notices:
         logger.warning("%s", notice)
+    # Where torch is imported already, so may Dynamo be, and this process is done sooner than another.
+    process = None
+    if fresh and compile_apart:
+        process = start_if_it_pays(config, native=platform.native, cores=platform.num_cores)
+    with process or contextlib.nullcontext():
+        return _load(files, config, timer, torch_side, meanwhile, process, native=platform.native)
+
+
+def _load(
+    files: ModelFiles,
+    config: OzoneConfig,
+    timer: StartupTimer,
+    torch_side: _Background,
+    meanwhile: Callable[[], object] | None,
+    process: CompileProcess | None,
+    *,
+    native: bool,
+) -> LoadedModel:
     with timer.phase("tokenizer"):
         tokenizer = _load_tokenizer(files, config)
     with timer.phase("chat template"):
@@ -210,7 +235,7 @@ def load(
     if meanwhile is not None:
         meanwhile()
     torch_side.wait()
-    runner, memory = _build_runner(files, config, timer, native=platform.native)
+    runner, memory = _build_runner(files, config, timer, process, native=native)
     return_freed_memory()
     engine = Engine(
         runner,
@@ -225,6 +250,8 @@ def load(
     engine.start()
     timer.ready()
     programs = getattr(runner, "programs", None)
+    if process is not None and programs is not None and programs.kept is not None:
+        remember(config, programs.kept)
     return LoadedModel(
         config, engine, tokenizer, chat_template, default_sampling, timer, memory, programs, runner.tuning
     )
@@ -242,7 +269,12 @@ def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
 
 
 def _build_runner(
-    files: ModelFiles, config: OzoneConfig, timer: StartupTimer, *, native: bool
+    files: ModelFiles,
+    config: OzoneConfig,
+    timer: StartupTimer,
+    process: CompileProcess | None,
+    *,
+    native: bool,
 ) -> tuple[EagerRunner, MemoryUse]:
     import torch
 
@@ -271,6 +303,7 @@ def _build_runner(
         phase=timer.phase,
         progress=lambda: progress("Compiling", " pieces"),
         tuning_progress=lambda: progress("Tuning", " row counts"),
+        process=process,
     )
     kv_bytes = runner.kv_cache_bytes
     tokens = runner.num_blocks * runner.block_size

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ozone.compilation.compile_process import CompileProcess, runs_programs
 from ozone.compilation.debug_dump.directory import dump_path
 from ozone.compilation.observer import Observer
-from ozone.config.custom_ops import all_enabled
 from ozone.config.model import ModelConfig
 from ozone.config.schema import CompilationConfig, CompilationMode, CUDAGraphMode, OzoneConfig
 from ozone.graphs.eager_runner import EagerRunner
@@ -37,6 +37,7 @@ def make_runner(
     phase: Phase,
     progress: Progress,
     tuning_progress: Progress,
+    process: CompileProcess | None = None,
 ) -> EagerRunner:
     """The runner of a loaded model, compiled or captured as the settings say.
 
@@ -44,15 +45,22 @@ def make_runner(
         native: whether the native library is built.
         phase: what times the phases of this.
         progress, tuning_progress: what shows how far compiling and tuning are.
+        process: where to make programs; None: in this one.
 
     Raises: `ConfigError` for settings that cannot work here, `CompileError` where compiling the model fails.
     """
     with _observed(config, phase) as (observer, timed):
+        tunes = native and config.kernel.enable_flashinfer_autotune
         tuning = None
-        if native and config.kernel.enable_flashinfer_autotune:
+        if tunes and process is None:
             tuning = _tuned(model, config, timed, tuning_progress)
             observer.tuned(tuning)
-        return _make(model, model_config, config, native, timed, progress, observer, tuning)
+        runner = _make(model, model_config, config, native, timed, progress, observer, tuning, process)
+        if tunes and process is not None:
+            process.stop()  # what is measured beside it would be wrong
+            runner.tuning = _tuned(model, config, timed, tuning_progress)
+            observer.tuned(runner.tuning)
+        return runner
 
 
 def _tuned(model: CausalLM, config: OzoneConfig, phase: Phase, progress: Progress) -> Tuning:
@@ -90,6 +98,7 @@ def _make(
     progress: Progress,
     observer: Observer,
     tuning: Tuning | None,
+    process: CompileProcess | None,
 ) -> EagerRunner:
     compilation = config.compilation
     settings: dict[str, Any] = {
@@ -128,15 +137,9 @@ def _make(
         return _captured(model, model_config, compilation, settings, phase, observer) or eager()
     if not runs_programs(compilation, native=native):
         return generated(compilation)
-    compiled = _compiled(model, model_config, compilation, settings, phase, observer, label)
+    compiled = _compiled(model, model_config, compilation, settings, phase, observer, label, process)
     # Runs as it was traced, which needs no C++ compiler.
     return compiled or generated(dataclasses.replace(compilation, backend="eager"))
-
-
-def runs_programs(compilation: CompilationConfig, *, native: bool) -> bool:
-    """Whether a model becomes programs of native kernels: each of its ops has to be one node of its trace."""
-    traced = compilation.mode in (CompilationMode.DYNAMO_TRACE_ONCE, CompilationMode.VLLM_COMPILE)
-    return native and traced and all_enabled(compilation.custom_ops, compiled=True)
 
 
 def _captured(
@@ -166,6 +169,7 @@ def _compiled(
     phase: Phase,
     observer: Observer,
     label: Mapping[str, Any],
+    process: CompileProcess | None,
 ) -> EagerRunner | None:
     from ozone.compilation.failures import ForeignOpError
     from ozone.graphs.compiled_runner import CompiledRunner
@@ -175,7 +179,7 @@ def _compiled(
             model,
             model_config,
             compilation=compilation,
-            kept=_program_cache(compilation, label),
+            kept=_program_cache(compilation, label, process),
             phase=phase,
             observer=observer,
             **settings,
@@ -185,12 +189,14 @@ def _compiled(
         return None
 
 
-def _program_cache(compilation: CompilationConfig, label: Mapping[str, Any]) -> ProgramCache | None:
+def _program_cache(
+    compilation: CompilationConfig, label: Mapping[str, Any], process: CompileProcess | None = None
+) -> ProgramCache | None:
     """Where what is compiled is kept; None: nowhere, as the user asks."""
+    from ozone.compilation.artifact_store import cache_disabled
     from ozone.compilation.artifacts import ProgramCache
-    from ozone.compilation.kept import cache_disabled
 
-    return None if cache_disabled() else ProgramCache(Path(compilation.cache_dir), label)
+    return None if cache_disabled() else ProgramCache(Path(compilation.cache_dir), label, process)
 
 
 def _warn(observer: Observer, text: str) -> None:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ozone.compilation.artifact_file import DamagedArtifactError
-from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, reason
+from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, cache_disabled, reason
 from ozone.compilation.compiler import Phase
-from ozone.compilation.kept import cache_disabled
 from ozone.compilation.tuning import keeping
 from ozone.compilation.tuning.choosing import spans
 from ozone.compilation.tuning.keeping import Kept, ShapeChoice
