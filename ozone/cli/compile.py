@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
 
     from ozone.entrypoints.assemble import load
 
-    # Here, where it can be timed phase by phase.
-    loaded = load(args, timer=timer, compile_apart=False)
+    loaded = load(args, timer=timer)
     try:
         report = _report(loaded)
     finally:

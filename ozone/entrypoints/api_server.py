@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         with timer.phase("import server"):
             importlib.import_module("ozone.server.run")
 
-    loaded = load(args, timer=timer, meanwhile=import_server)
+    loaded = load(args, timer=timer, meanwhile=import_server, compile_apart=True)
     print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr)
     print(loaded.memory.line(), file=sys.stderr, flush=True)
     from ozone.server.run import run_server

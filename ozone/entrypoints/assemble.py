@@ -177,13 +177,14 @@ def load(
     *,
     timer: StartupTimer | None = None,
     meanwhile: Callable[[], object] | None = None,
-    compile_apart: bool = True,
+    compile_apart: bool = False,
 ) -> LoadedModel:
     """Open, resolve, load and start.
 
     Args:
         meanwhile: is called while torch is being imported, for work that needs neither of the two.
-        compile_apart: whether programs may be made in a process of their own.
+        compile_apart: make programs, where they are not kept, in a process of its own: for those who stay,
+            who need less memory for it, and wait longer (docs/decisions/0013).
 
     Raises: `OzoneError` for anything that the user or the model's files got wrong.
     """
