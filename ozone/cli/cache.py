@@ -11,6 +11,7 @@ from typing import Any
 
 from ozone.compilation.artifact_file import DamagedArtifactError, unpack
 from ozone.compilation.artifact_store import ArtifactStore, Entry, UnusableStoreError
+from ozone.compilation.compile_process import ROOM as STARTS
 from ozone.compilation.tuning.keeping import ROOM
 from ozone.config.command_line import ArgumentParser
 from ozone.config.compilation_settings import default_cache_dir
@@ -136,6 +137,13 @@ def _library(store: ArtifactStore, entry: Entry) -> Row:
     return _row("libraries", store, entry, told)
 
 
+def _start(store: ArtifactStore, entry: Entry) -> Row:
+    def told(header: dict[str, Any]) -> dict[str, Any]:
+        return {"holds": f"a server with some settings found programs {header['programs'][:_KEY_DIGITS]}"}
+
+    return _row(STARTS, store, entry, told)
+
+
 def _tuning(store: ArtifactStore, entry: Entry) -> Row:
     def told(header: dict[str, Any]) -> dict[str, Any]:
         parts = header["key_parts"]
@@ -148,7 +156,7 @@ def _tuning(store: ArtifactStore, entry: Entry) -> Row:
     return _row("tuning", store, entry, told)
 
 
-_ROOMS = {"programs": _program, "steps": _steps, "libraries": _library, ROOM: _tuning}
+_ROOMS = {"programs": _program, "steps": _steps, "libraries": _library, STARTS: _start, ROOM: _tuning}
 
 
 def _row(
