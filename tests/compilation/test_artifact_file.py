@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
+from ozone.compilation.artifact_file import FORMAT, DamagedArtifactError, pack, unpack
 
 HEADER = {"label": {"model": "smollm2"}, "ranges": [1, 2.5, None]}
 BLOBS = [b"12345678", b"", bytes(range(64))]
@@ -42,7 +42,7 @@ def test_neither_is_anything_else(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [{"format": 2}, {"blob_bytes": [8, 1, 64]}, {"blob_bytes": [-8, 80]}, {"blob_bytes": "no"}]
+    "header", [{"format": FORMAT + 1}, {"blob_bytes": [8, 1, 64]}, {"blob_bytes": [-8, 80]}, {"blob_bytes": "no"}]
 )
 def test_a_header_that_lies_is_refused(header: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """As an Ozone of another format, or one with a fault, would write it: the digest is right."""
