@@ -42,7 +42,8 @@ def test_neither_is_anything_else(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [{"format": FORMAT + 1}, {"blob_bytes": [8, 1, 64]}, {"blob_bytes": [-8, 80]}, {"blob_bytes": "no"}]
+    "header",
+    [{"format": FORMAT + 1}, {"blob_bytes": [8, 1, 64]}, {"blob_bytes": [-8, 80]}, {"blob_bytes": "no"}],
 )
 def test_a_header_that_lies_is_refused(header: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """As an Ozone of another format, or one with a fault, would write it: the digest is right."""

@@ -1,5 +1,6 @@
 """Every format says the same with programs and graphs as at -O0, under random mixes of prefill, decode,
-preemption and prefix hits.
+preemption and prefix hits: to the token in float32, and in quantized formats to the token of the same native
+ops, and to that of -O0 itself wherever that is sure.
 """
 
 from __future__ import annotations
@@ -85,26 +86,61 @@ def params(tokens: int) -> SamplingParams:
     return SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
 
 
+def eager(path: Path, cache: str, custom_ops: str) -> LLM:
+    """The model at -O0. Plain ops sum in another order, so now and then one of them rounds otherwise."""
+    return LLM(
+        str(path),
+        dtype="float32",
+        kv_cache_dtype=cache,
+        optimization_level=0,
+        compilation_config={"custom_ops": [custom_ops]},
+        max_model_len=128,
+        enable_prefix_caching=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def alone(folder: Folder) -> Callable[[str, str], list[list[int]]]:
-    """What a model answers to each prompt on its own, at -O0."""
+    """What a model answers to each prompt on its own."""
     known: dict[tuple[str, str], list[list[int]]] = {}
 
     def get(scheme: str, cache: str) -> list[list[int]]:
         if (scheme, cache) not in known:
-            with LLM(
-                str(folder(scheme)),
-                dtype="float32",
-                kv_cache_dtype=cache,
-                optimization_level=0,
-                max_model_len=128,
-                enable_prefix_caching=False,
-            ) as llm:
+            with eager(folder(scheme), cache, "none" if scheme == "float32" else "all") as llm:
                 outputs = [llm.generate([p], params(MOST_TOKENS), use_tqdm=False)[0] for p in PROMPTS]
             known[scheme, cache] = [list(output.outputs[0].token_ids) for output in outputs]
         return known[scheme, cache]
 
     return get
+
+
+# By how much the logarithms of the two likeliest tokens' probabilities have to differ for -O0 to be sure.
+MARGIN = 0.1
+
+
+@pytest.mark.parametrize(("scheme", "cache"), FORMATS[1:], ids=[scheme for scheme, _ in FORMATS[1:]])
+def test_what_is_quantized_agrees_wherever_the_reference_is_sure(
+    scheme: str, cache: str, folder: Folder
+) -> None:
+    with eager(folder(scheme), cache, "none") as llm:
+        reports = SamplingParams(temperature=0, max_tokens=MOST_TOKENS, ignore_eos=True, logprobs=2)
+        outputs = [output.outputs[0] for output in llm.generate(PROMPTS, reports, use_tqdm=False)]
+    forced, chosen, sure = [], [], []
+    for prompt, output in zip(PROMPTS, outputs, strict=True):
+        for place, row in enumerate(output.logprobs or []):
+            begin = [*prompt["prompt_token_ids"], *output.token_ids[:place]]
+            forced.append({"prompt_token_ids": begin})
+            chosen.append(output.token_ids[place])
+            first, second = sorted((one.logprob for one in row.values()), reverse=True)[:2]
+            sure.append(first - second > MARGIN)
+    assert sum(sure) > len(sure) / 2
+    with LLM(
+        str(folder(scheme)), dtype="float32", kv_cache_dtype=cache, optimization_level=2, max_model_len=128
+    ) as llm:
+        said = [output.outputs[0].token_ids[0] for output in llm.generate(forced, params(1), use_tqdm=False)]
+    differ = [place for place in range(len(said)) if said[place] != chosen[place]]
+    assert not [place for place in differ if sure[place]]
+    assert len(differ) < len(said) / 20
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
