@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from ozone.engine.engine import Engine
 from ozone.engine.input_buffers import InputBuffers
 from ozone.engine.runner import ScheduledRequest
 from ozone.engine.sampling_table import SamplingTable
-from ozone.engine.tokenizer import Tokenizer, load_tokenizer
+from ozone.engine.tokenizer import Tokenizer
+from ozone.entrypoints.assemble import tokenizer_of
 from ozone.errors import ConfigError
 from ozone.native import library, platform_facts
 from ozone.weights.model_files import open_model
@@ -96,12 +96,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("ozone bench host needs the native library, which is not built: run make")
     files = open_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
     config = resolve(args, files.config, platform_facts())
-    tokenizer = load_tokenizer(
-        tokenizer_json=files.tokenizer_json,
-        gguf_metadata=files.gguf_metadata,
-        tokenizer_config=files.tokenizer_config,
-        cache_dir=Path(config.compilation.cache_dir) / "tokenizers",
-    )
+    tokenizer = tokenizer_of(files, config)
     reporter = Reporter(namespace.json)
     results: dict[int, Summary] = {}
     limits = Limits(config.parallel.num_threads)

@@ -228,7 +228,7 @@ def _load(
     native: bool,
 ) -> LoadedModel:
     with timer.phase("tokenizer"):
-        tokenizer = _load_tokenizer(files, config)
+        tokenizer = tokenizer_of(files, config)
     with timer.phase("chat template"):
         chat_template = _chat_template(files, tokenizer, config.model.chat_template)
     generation = _generation_config(files, config.model.generation_config)
@@ -258,7 +258,8 @@ def _load(
     )
 
 
-def _load_tokenizer(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
+def tokenizer_of(files: ModelFiles, config: OzoneConfig) -> Tokenizer:
+    """The tokenizer of a model's files, or of the cache where it had to be rebuilt. Needs no torch."""
     from ozone.engine.tokenizer import load_tokenizer
 
     return load_tokenizer(
