@@ -26,7 +26,7 @@ LIMITS: dict[str, float | None] = {
     "int8": None,
     "int8-static": None,
     "int4-g32": 10.0,
-    "int4-g64": 10.0,
+    "int4-g64": 11.0,
     "int4-channel": None,
 }
 TOKENS, WINDOW = 20_000, 2_000

@@ -149,6 +149,10 @@ def read_emulation(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     scheme = QuantizationScheme.model_validate(group)
     compressor = BaseCompressor.get_value_from_registry(config["format"])
     matrices = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in tensors:  # norms, which may have learned
+                parameter.copy_(tensors[name])
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             state = parts_of(name, tensors)
