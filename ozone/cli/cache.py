@@ -101,31 +101,36 @@ def _tokenizer(directory: Path, key: str) -> Row:
 
 
 def _program(store: ArtifactStore, entry: Entry) -> Row:
-    def told(header: dict[str, Any]) -> dict[str, Any]:
-        label = header["label"]
-        holds = "; ".join(
-            f"{made['first']}-{made['last']} tokens: {len(made['launches'])} pieces, "
-            f"{sum(made['launches'])} launches"
-            for made in header["ranges"]
-        )
-        named = {name: label.get(name) for name in ("model", "level", "dtype")}
-        return {"made": label["made"], **named, "isa": header["key_parts"]["isa"], "holds": holds}
-
-    return _row("programs", store, entry, told)
+    return _compiled("programs", store, entry, _launches)
 
 
 def _steps(store: ArtifactStore, entry: Entry) -> Row:
+    return _compiled("steps", store, entry, _calls)
+
+
+def _launches(made: dict[str, Any]) -> str:
+    return f"{len(made['launches'])} pieces, {sum(made['launches'])} launches"
+
+
+def _calls(made: dict[str, Any]) -> str:
+    calls = made["calls"]["calls"]
+    return f"{len(calls)} calls, of libraries {sum(call['library'] for call in calls)}"
+
+
+def _compiled(
+    room: str, store: ArtifactStore, entry: Entry, of_range: Callable[[dict[str, Any]], str]
+) -> Row:
+    """What was made of a model. `of_range`: what there is for a range of token counts."""
+
     def told(header: dict[str, Any]) -> dict[str, Any]:
         label = header["label"]
         holds = "; ".join(
-            f"{made['first']}-{made['last']} tokens: {len(made['calls']['calls'])} calls, of libraries "
-            f"{sum(call['library'] for call in made['calls']['calls'])}"
-            for made in header["ranges"]
+            f"{made['first']}-{made['last']} tokens: {of_range(made)}" for made in header["ranges"]
         )
         named = {name: label.get(name) for name in ("model", "level", "dtype")}
         return {"made": label["made"], **named, "isa": header["key_parts"]["isa"], "holds": holds}
 
-    return _row("steps", store, entry, told)
+    return _row(room, store, entry, told)
 
 
 def _library(store: ArtifactStore, entry: Entry) -> Row:

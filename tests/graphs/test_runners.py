@@ -200,8 +200,13 @@ def test_generated_code(checkpoint: Path, mode: CompilationMode, custom_ops: str
 
 
 def test_generated_code_in_one_mode(checkpoint: Path) -> None:
-    """One of the slow cases above in every run."""
-    compilation = {"mode": Modes.VLLM_COMPILE, "backend": "inductor", "splitting_ops": ("attention",)}
+    """One of the slow cases above in every run; a step in which all requests decode has a size of its own."""
+    compilation = {
+        "mode": Modes.VLLM_COMPILE,
+        "backend": "inductor",
+        "splitting_ops": ("attention",),
+        "compile_sizes": (MAX_REQUESTS,),
+    }
     compare(make_runner(GeneratedRunner, checkpoint, "none", **compilation), checkpoint, tolerance=1e-5)
 
 
