@@ -288,4 +288,14 @@ void run(const LinearFloat& p, int rank, int size, int way) {
     with_type(p.dtype, [&]<typename T>(T) { product<T>(p, rank, size, way); });
 }
 
+Stretch weights_of(const LinearFloat& p, int rank, int size) {
+    Stretch weights;
+    with_type(p.dtype, [&]<typename T>(T) {
+        constexpr int64_t columns = step_columns<T>();
+        const int64_t panel_bytes = (p.cols + columns - 1) / columns * columns * kPanelRows * sizeof(T);
+        weights = panels_of(p.weight, p.rows, panel_bytes, p.tokens, kTile, rank, size);
+    });
+    return weights;
+}
+
 }  // namespace ozone::OZONE_ISA

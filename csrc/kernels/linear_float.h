@@ -12,6 +12,7 @@ namespace ozone {
 struct LinearFloat {
     static constexpr std::string_view name = "linear_float";
     static constexpr uint32_t version = 1;
+    static constexpr bool has_weights = true;  // see weights_of
     // "far": a few tokens have weights fetched into the second-level cache too, not the first.
     static constexpr std::string_view ways[] = {"default", "far"};
     static constexpr Field fields[] = {

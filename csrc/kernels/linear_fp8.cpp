@@ -207,6 +207,11 @@ void run(const LinearFp8& p, int rank, int size, int way) {
     CodedProduct(product, kCodedWays[way]).run(rank, size);
 }
 
+Stretch weights_of(const LinearFp8& p, int rank, int size) {
+    const int64_t panel_bytes = (p.cols + kStep - 1) / kStep * kStepBytes;
+    return panels_of(p.weight, p.rows, panel_bytes, p.tokens, kTile, rank, size);
+}
+
 void run(const PackFp8& p, int rank, int size) {
     pack_panels(p.row, p.rows, p.cols, kStep, rank, size, [&](int64_t panel, int64_t place, int64_t i, Share steps) {
         const uint8_t* from = p.weight + i * p.stride;

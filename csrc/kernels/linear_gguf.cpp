@@ -142,6 +142,29 @@ void run(const LinearGguf& p, int rank, int size, int way) {
     }
 }
 
+Stretch weights_of(const LinearGguf& p, int rank, int size) {
+    int64_t panels = 0;
+    for (const auto& segment : p.segments) panels += (segment.rows + kPanelRows - 1) / kPanelRows;
+    const Share mine = divide(panels, p.tokens, kRankTokens, rank, size).panels;
+    if (p.tokens > kFewTokens) return {};
+    int64_t before = 0, begin = 0, end = 0;  // panels and bytes
+    for (const auto& segment : p.segments) {
+        if (segment.rows == 0) continue;
+        const int64_t own = (segment.rows + kPanelRows - 1) / kPanelRows;
+        with_gguf_type(segment.type, [&]<typename Type>(Type) {
+            const int64_t panel_bytes = p.cols / (kGroupCols * Type::kGroups) * Type::kUnitBytes;
+            const auto bytes_before = [&](int64_t panel) {
+                const int64_t inside = panel - before;
+                return (inside < 0 ? 0 : inside > own ? own : inside) * panel_bytes;
+            };
+            begin += bytes_before(mine.begin);
+            end += bytes_before(mine.end);
+        });
+        before += own;
+    }
+    return {reinterpret_cast<const std::byte*>(p.weight) + begin, end - begin};
+}
+
 void run(const EmbeddingGguf& p, int rank, int size) {
     const Share share = share_of(p.tokens, rank, size);
     for (int64_t t = share.begin; t < share.end; ++t) {

@@ -20,6 +20,7 @@ enum class GgufType : int64_t { q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8
 struct LinearGguf {
     static constexpr std::string_view name = "linear_gguf";
     static constexpr uint32_t version = 1;
+    static constexpr bool has_weights = true;  // see weights_of
     // "near": weights are asked for ahead by less.
     static constexpr std::string_view ways[] = {"default", "near"};
     static constexpr Field fields[] = {

@@ -18,6 +18,7 @@ namespace ozone {
 struct LinearInt4 {
     static constexpr std::string_view name = "linear_int4";
     static constexpr uint32_t version = 1;
+    static constexpr bool has_weights = true;  // see weights_of
     // "stream": up to 128 tokens decode weights for themselves; "near": that is asked for ahead by less.
     static constexpr std::string_view ways[] = {"default", "stream", "near"};
     static constexpr Field fields[] = {

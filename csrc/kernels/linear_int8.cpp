@@ -181,6 +181,11 @@ void run(const LinearInt8& p, int rank, int size, int way) {
 #endif
 }
 
+Stretch weights_of(const LinearInt8& p, int rank, int size) {
+    const int64_t panel_bytes = (p.cols + kStep - 1) / kStep * kStepBytes;
+    return panels_of(p.weight, p.rows, panel_bytes, p.tokens, kTileTokens, rank, size);
+}
+
 void run(const PackInt8& p, int rank, int size) {
     const int64_t steps = (p.cols + kStep - 1) / kStep, whole_steps = p.cols / kStep;
     const Share share = share_of(p.rows, rank, size);

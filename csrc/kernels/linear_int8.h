@@ -14,6 +14,7 @@ namespace ozone {
 struct LinearInt8 {
     static constexpr std::string_view name = "linear_int8";
     static constexpr uint32_t version = 1;
+    static constexpr bool has_weights = true;  // see weights_of
     // "long": tiles of tokens go through four times as many columns before the next one has its turn.
     static constexpr std::string_view ways[] = {"default", "long"};
     static constexpr Field fields[] = {

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 
+#include "kernels/panel.h"
 #include "kernels/share.h"
 #include "kernels/simd.h"
+#include "runtime/kernel.h"
 
 namespace ozone::OZONE_ISA {
 
@@ -31,6 +33,18 @@ inline Division divide(int64_t panels, int64_t tokens, int tile, int rank, int s
     if (rank >= over_panels * over_tokens) return {{0, 0}, {0, 0}};
     return {share_of(panels, rank / over_tokens, over_panels),
             share_of(tokens, rank % over_tokens, over_tokens, tile)};
+}
+
+// Rows of tokens that have no more than one pass over weights, which memory limits.
+constexpr int64_t kFewTokens = 8;
+
+// The weights of a rank where few tokens meet `rows` rows of them in panels of `panel_bytes`.
+inline Stretch panels_of(const void* weight, int64_t rows, int64_t panel_bytes, int64_t tokens, int tile, int rank,
+                         int size) {
+    const Division mine = divide((rows + kPanelRows - 1) / kPanelRows, tokens, tile, rank, size);
+    if (tokens > kFewTokens || mine.tokens.end - mine.tokens.begin < tokens) return {};
+    return {static_cast<const std::byte*>(weight) + mine.panels.begin * panel_bytes,
+            (mine.panels.end - mine.panels.begin) * panel_bytes};
 }
 
 // Where a pass over weights prefetches: three places a step, `apart` bytes from each other, that advance with it.

@@ -27,6 +27,7 @@
     namespace ozone::isa {                                      \
     void run(const params& p, int rank, int size);              \
     void run(const params& p, int rank, int size, int way);     \
+    Stretch weights_of(const params& p, int rank, int size);    \
     }
 #define KERNEL(params) DECLARE(portable, params)
 #include "kernels/kernels.def"
@@ -48,22 +49,36 @@ namespace {
 template <typename Params>
 constexpr bool kHasWays = requires { Params::ways; };
 
-template <typename Params, void (*run)(const Params&, int, int)>
+template <typename Params>
+concept HasWeights = Params::has_weights;
+
+template <typename Params, Stretch (*weights)(const Params&, int, int)>
+constexpr KernelWeights weights_function() {
+    if constexpr (!HasWeights<Params>) return nullptr;
+    else
+        return [](const void* params, int rank, int size) noexcept {
+            return weights(*static_cast<const Params*>(params), rank, size);
+        };
+}
+
+template <typename Params, void (*run)(const Params&, int, int), Stretch (*weights)(const Params&, int, int)>
     requires(!kHasWays<Params>)
 constexpr Variant variant() {
     return {{[](const void* params, int rank, int size) noexcept {
-        run(*static_cast<const Params*>(params), rank, size);
-    }}};
+                run(*static_cast<const Params*>(params), rank, size);
+            }},
+            weights_function<Params, weights>()};
 }
 
-template <typename Params, void (*run)(const Params&, int, int, int)>
+template <typename Params, void (*run)(const Params&, int, int, int), Stretch (*weights)(const Params&, int, int)>
     requires kHasWays<Params>
 constexpr Variant variant() {
     static_assert(std::size(Params::ways) <= kMaxWays);
     const auto all = []<size_t... way>(std::index_sequence<way...>) {
         return Variant{{[](const void* params, int rank, int size) noexcept {
-            run(*static_cast<const Params*>(params), rank, size, static_cast<int>(way));
-        }...}};
+                           run(*static_cast<const Params*>(params), rank, size, static_cast<int>(way));
+                       }...},
+                       weights_function<Params, weights>()};
     };
     return all(std::make_index_sequence<std::size(Params::ways)>());
 }
@@ -105,7 +120,7 @@ constexpr Kernel describe(Variant portable, Variant avx2, Variant avx512, Varian
             {portable, avx2, avx512, amx}};
 }
 
-#define VARIANT(isa, params) variant<params, isa::run>()
+#define VARIANT(isa, params) variant<params, isa::run, isa::weights_of>()
 #if defined(__x86_64__) && defined(OZONE_HAVE_AMX)
 #define KERNEL(params)                                                                              \
     describe<params>(VARIANT(portable, params), VARIANT(avx2, params), VARIANT(avx512, params), \

@@ -36,9 +36,18 @@ struct Field {
 using KernelFunction = void (*)(const void* params, int rank, int size) noexcept;
 using KernelCost = int64_t (*)(const void* params);
 
-// What one instruction set has of a kernel: a function for each of its ways.
+// Weights that a rank reads once, in order. Where there are any, ranks divide the weights and nothing else, so that
+// rank r of n does what ranks 2 r and 2 r + 1 of 2 n do, in any order. None: it reads no weights, or not like that.
+struct Stretch {
+    const std::byte* begin = nullptr;
+    int64_t bytes = 0;
+};
+using KernelWeights = Stretch (*)(const void* params, int rank, int size) noexcept;
+
+// What one instruction set has of a kernel: a function for each of its ways, and where its weights are, if it has any.
 struct Variant {
     KernelFunction ways[kMaxWays];
+    KernelWeights weights = nullptr;
 };
 
 struct Kernel {

@@ -8,6 +8,14 @@
 #include "runtime/team.h"
 
 namespace ozone {
+namespace {
+
+// Parts of a launch that ranks take in turns: so small that nobody waits long for the last one, so large that the
+// weights of one are worth a call.
+constexpr int64_t kLeastPartBytes = 64 << 10;
+constexpr int kMostHalvings = 8;
+
+}  // namespace
 
 std::vector<uint64_t> Program::words() const {
     std::vector<uint64_t> words;
@@ -86,9 +94,12 @@ void BoundProgram::replay(const BatchHeader& header, std::vector<uint64_t>* time
         const uint64_t* params = values_.data() + node.first;
         node.function = function_of(*node.kernel, params);
         node.alone = is_small(*node.kernel, params);
+        node.weight_bytes = node.alone ? 0 : weights_of(node, 0, 1).bytes;
         all_alone = all_alone && node.alone;
     }
     times_ = times;
+    if (turns_->size() != num_threads()) turns_ = std::make_unique<Turns>(num_threads());
+    turns_->begin();
     scratch();  // kernels must not throw
     if (all_alone) return replay_share(0, 1);
     run_on_team([](const void* self, int rank, int size) noexcept {
@@ -96,17 +107,43 @@ void BoundProgram::replay(const BatchHeader& header, std::vector<uint64_t>* time
     }, this);
 }
 
+Stretch BoundProgram::weights_of(const Node& node, int rank, int size) const {
+    const KernelWeights weights = node.kernel->variants[static_cast<int>(active_isa())].weights;
+    return weights ? weights(values_.data() + node.first, rank, size) : Stretch{};
+}
+
+// What the first node from `node` on that reads weights has of them for a rank.
+Ahead BoundProgram::ahead_of(size_t node, int rank, int size) const {
+    while (node < nodes_.size() && !nodes_[node].weight_bytes) ++node;
+    return node < nodes_.size() ? Ahead(weights_of(nodes_[node], rank, size)) : Ahead();
+}
+
 void BoundProgram::replay_share(int rank, int size) {
     using Clock = std::chrono::steady_clock;
     auto start = Clock::now();
+    const bool in_turns = size > 1 && size == turns_->size();
+    uint32_t launches_in_turns = 0;
+    Ahead ahead = in_turns ? ahead_of(0, rank, size) : Ahead();
     for (size_t i = 0; i < nodes_.size(); ++i) {
         const Node& node = nodes_[i];
         const uint64_t* params = values_.data() + node.first;
-        if (!node.alone) node.function(params, rank, size);
-        else if (rank == 0) node.function(params, 0, 1);
+        if (in_turns && node.weight_bytes) {
+            ahead = ahead_of(i + 1, rank, size);
+            int halvings = 0;
+            while (halvings < kMostHalvings && node.weight_bytes / size >> (halvings + 1) >= kLeastPartBytes) ++halvings;
+            turns_->take(launches_in_turns++, rank, size, halvings,
+                         [&](int part, int parts) { node.function(params, part, parts); });
+        } else if (!node.alone) {
+            node.function(params, rank, size);
+        } else if (rank == 0) {
+            node.function(params, 0, 1);
+        }
         // What one thread does alone, it does in order. Behind the last node, the launch itself ends.
         const bool goes_on = i + 1 == nodes_.size() || (node.alone && nodes_[i + 1].alone);
-        if (size > 1 && (times_ || !goes_on)) barrier_->wait(size);
+        if (size > 1 && (times_ || !goes_on)) {
+            ahead.begin();
+            barrier_->wait(size, [&] { ahead.go_on(); });
+        }
         if (!times_ || rank != 0) continue;
         const auto now = Clock::now();
         times_->push_back(static_cast<uint64_t>(std::chrono::nanoseconds(now - start).count()));

@@ -8,8 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "runtime/ahead.h"
 #include "runtime/batch_header.h"
 #include "runtime/stored_launch.h"
+#include "runtime/turns.h"
 #include "runtime/wait.h"
 
 namespace ozone {
@@ -48,9 +50,10 @@ class BoundProgram {
     struct Node {
         const Kernel* kernel;
         size_t first;  // of its values
-        // Of the replay at hand: what is run, and whether by rank 0 alone.
+        // Of the replay at hand: what is run, whether by rank 0 alone, and bytes of weights that are read in order.
         KernelFunction function = nullptr;
         bool alone = false;
+        int64_t weight_bytes = 0;
     };
     struct Count {
         size_t value;  // its place among the values
@@ -60,12 +63,15 @@ class BoundProgram {
     void look_up_counts(const BatchHeader& header);
     void replay(const BatchHeader& header, std::vector<uint64_t>* times);
     void replay_share(int rank, int size);
+    Stretch weights_of(const Node& node, int rank, int size) const;
+    Ahead ahead_of(size_t node, int rank, int size) const;
 
     std::vector<Node> nodes_;
     std::vector<uint64_t> values_;  // 8 bytes for each field of each node
     std::vector<Count> counts_;
     std::unique_ptr<std::mutex> mutex_ = std::make_unique<std::mutex>();  // held by whoever looked up counts
     std::unique_ptr<Barrier> barrier_ = std::make_unique<Barrier>();
+    std::unique_ptr<Turns> turns_ = std::make_unique<Turns>(1);
     std::vector<uint64_t>* times_ = nullptr;  // of the replay at hand
 };
 

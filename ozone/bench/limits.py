@@ -16,7 +16,7 @@ PEAK_METHOD = "native multiply-adds in registers, on the thread team"
 PRODUCTS = {"bf16": 1, "int8": 2, "fp32": 0}
 """Kinds of multiply-adds, with their codes in ``csrc/kernels/machine.h``."""
 
-_MIN_BUFFER = 128 << 20
+_MIN_BUFFER = 256 << 20
 _UNKNOWN_CACHE = 64 << 20
 _MAX_SHARE_OF_MEMORY = 4
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -36,10 +36,10 @@ def last_level_cache_bytes(root: Path = Path("/")) -> int | None:
 
 
 def beyond_cache_bytes() -> int:
-    """How much has to be read for all of it to come from memory: four times the last-level cache, or what a
-    small machine has of that.
+    """How much has to be read for all of it to come from memory: eight times the last-level cache, or what a
+    small machine has of that. Caches keep some of four times as much (docs/decisions/0015).
     """
-    wanted = max(_MIN_BUFFER, 4 * (last_level_cache_bytes() or _UNKNOWN_CACHE))
+    wanted = max(_MIN_BUFFER, 8 * (last_level_cache_bytes() or _UNKNOWN_CACHE))
     return min(wanted, max(cpu.detect().available_bytes // _MAX_SHARE_OF_MEMORY // 4096 * 4096, _MIN_BUFFER))
 
 

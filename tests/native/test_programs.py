@@ -212,6 +212,41 @@ def _chain(method: str) -> np.ndarray:
     return np.concatenate([a, b])
 
 
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("tokens", [1, 2, 8, 9])
+def test_a_replay_of_products_gives_what_launches_one_by_one_give(threads: int, tokens: int) -> None:
+    """Ranks take the weights of a few tokens in turns: of few rows, of many, of fewer panels than parts."""
+    native = assert_native()
+    before = native.num_threads()
+    native.set_num_threads(threads)
+    try:
+        expected = _products("run", tokens)
+        assert expected.any()
+        for _ in range(5):
+            np.testing.assert_array_equal(_products("replay", tokens), expected)
+    finally:
+        native.set_num_threads(before)
+
+
+def _products(method: str, tokens: int) -> np.ndarray:
+    """What products with int8 weights give, each of the same activations, so that each result is seen."""
+    cols, all_rows = 256, (48 * 3, 48 * 25 + 7, 48 * 200, 40, 48 * 64)
+    rng = np.random.default_rng(1)
+    x = rng.integers(-127, 128, (tokens, cols), np.int8)
+    scales = rng.random(max(all_rows), np.float32)
+    outs = [np.zeros((tokens, rows), np.float32) for rows in all_rows]
+    weights = [rng.integers(0, 256, (-(-rows // 48) * 48, cols), np.uint8) for rows in all_rows]
+    arrays = [x, scales, *outs, *weights]
+    calls = []
+    for rows, out, weight in zip(all_rows, outs, weights, strict=True):
+        pointers = [array.ctypes.data for array in (out, x, scales, weight, scales)]
+        calls.append((KERNELS["linear_int8"], [*pointers, 0, 0, tokens, rows, cols, 0, 0]))
+    memory = [(array.ctypes.data, array.nbytes) for array in arrays]
+    bound = record(calls).store([tokens, 11, 5], memory).bind(memory)
+    getattr(bound, method)(tokens, 11, 5)
+    return np.concatenate([out.ravel() for out in outs])
+
+
 def test_callers_of_one_program_take_turns() -> None:
     """Each asks for other rows of it: with mixed-up counts, some would never be written, or all."""
     rows, cols = 64, 2048

@@ -1,6 +1,6 @@
 """`ozone bench kernels`: each op, format and shape beside this machine's limit and beside torch.
 
-Weights and KV caches rotate over copies that together are four times the last-level cache, so that they come
+Weights and KV caches rotate over copies that together are eight times the last-level cache, so that they come
 from memory. The limit, our op and its peers take turns within every round.
 """
 
