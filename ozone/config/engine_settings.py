@@ -25,7 +25,7 @@ _KV_COLUMNS = 16  # heads are padded to a multiple of it
 _INT8_SCALE_BYTES = 4  # each position and head has a scale
 DEFAULT_KV_BYTES = 4 * 1024**3
 DEFAULT_KV_SHARE = 0.4
-DEFAULT_TOKENS = 2048
+DEFAULT_TOKENS = 512
 DEFAULT_SEQS = 64
 _TOKEN_EACH = "each request in a step needs a token of it"
 

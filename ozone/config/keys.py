@@ -152,7 +152,7 @@ _ENGINE_KEYS = (
         values.human_integer(1, MOST_TOKENS),
         "most tokens in a step",
         "N",
-        default="2048",
+        default="512",
     ),
     Key("scheduler.max_num_seqs", values.integer(1, MOST_SEQS), "most requests in a step", "N", default="64"),
     Key(

@@ -118,7 +118,7 @@ class CacheConfig:
 class SchedulerConfig:
     """What one step may hold and who goes first."""
 
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int = 512
     max_num_seqs: int = 64
     enable_chunked_prefill: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"

@@ -66,7 +66,7 @@ def test_little_free_memory_shortens_the_default_length_too(
     resolved: Resolved, small_model: ModelConfig, machine: PlatformFacts
 ) -> None:
     weights = weight_bytes(small_model, "bfloat16")
-    for words, tokens, seqs in (((), 2048, 64), (("--max-num-batched-tokens=256",), 256, 64)):
+    for words, tokens, seqs in (((), 512, 64), (("--max-num-batched-tokens=256",), 256, 64)):
         step = tokens * (3 * 64 + 4 * 32) * 2 + seqs * 100 * 4
         assert step_bytes(small_model, "bfloat16", tokens, seqs) == step
         crowded = dataclasses.replace(machine, available_bytes=900_000 + weights + step)
@@ -146,7 +146,7 @@ def test_the_default_cache_is_bounded_by_memory_and_by_use(
 ) -> None:
     large = dataclasses.replace(small_model, num_layers=400)
     assert resolved(model=small_model).cache.kv_cache_memory_bytes == 64 * 8192 * 256
-    left = 8 * GIB - weight_bytes(large, "bfloat16") - step_bytes(large, "bfloat16", 2048, 64)
+    left = 8 * GIB - weight_bytes(large, "bfloat16") - step_bytes(large, "bfloat16", 512, 64)
     assert resolved(model=large).cache.kv_cache_memory_bytes == int(0.4 * left)
     roomy = dataclasses.replace(machine, available_bytes=100 * GIB)
     assert resolved(model=large, platform=roomy).cache.kv_cache_memory_bytes == 4 * GIB
@@ -206,7 +206,7 @@ def test_ordinary_defaults(resolved: Resolved) -> None:
     config = resolved("some/model")
     assert config.model.served_model_name == ("some/model",)
     assert (config.cache.block_size, config.cache.enable_prefix_caching) == (16, True)
-    assert config.scheduler.max_num_batched_tokens == 2048
+    assert config.scheduler.max_num_batched_tokens == 512
     assert config.scheduler.max_num_seqs == 64
     assert config.scheduler.enable_chunked_prefill
     assert config.scheduler.scheduling_policy == "fcfs"
@@ -233,7 +233,7 @@ def test_without_chunked_prefill_a_step_holds_the_longest_prompt(
     origin = config.settings["scheduler.max_num_batched_tokens"].origin
     assert origin == "required by scheduler.enable_chunked_prefill"
     short = resolved("--no-enable-chunked-prefill", "--max-model-len=100", model=small_model)
-    assert short.scheduler.max_num_batched_tokens == 2048
+    assert short.scheduler.max_num_batched_tokens == 512
     many = resolved("--no-enable-chunked-prefill", "--max-num-seqs=4000", model=small_model)
     assert many.scheduler.max_num_batched_tokens == 8192
 

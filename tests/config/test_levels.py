@@ -137,7 +137,7 @@ def test_level_three_is_today_level_two(resolved: Resolved) -> None:
 
 def test_level_zero_compiles_for_no_range(resolved: Resolved) -> None:
     config = resolved("-O0")
-    assert compile_ranges(config.compilation.compile_ranges_endpoints, 2048) == ()
+    assert compile_ranges(config.compilation.compile_ranges_endpoints, 512) == ()
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -153,23 +153,23 @@ def test_level_two_adds_an_endpoint_where_a_fusion_stops_paying(
 ) -> None:
     # 1 MiB of rows of 32 bfloat16 are 16384 tokens; a hundredth of that are 163.
     words = ("--tensor-parallel-size=2", "-cc.pass_config.fi_allreduce_fusion_max_size_mb=0.01")
-    assert resolved("-O2", *words, model=small_model).compilation.compile_ranges_endpoints == (163, 2048)
-    assert resolved("-O1", *words, model=small_model).compilation.compile_ranges_endpoints == (2048,)
+    assert resolved("-O2", *words, model=small_model).compilation.compile_ranges_endpoints == (163, 512)
+    assert resolved("-O1", *words, model=small_model).compilation.compile_ranges_endpoints == (512,)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_bound_on_the_rope_fusion_is_an_endpoint_from_level_one(resolved: Resolved, level: int) -> None:
     config = resolved(f"-O{level}", "-cc.pass_config.rope_kvcache_fusion_max_token_num=256")
     endpoints = config.compilation.compile_ranges_endpoints
-    assert endpoints == (256, 2048)
-    assert compile_ranges(endpoints, 2048) == ((1, 256), (257, 2048))
+    assert endpoints == (256, 512)
+    assert compile_ranges(endpoints, 512) == ((1, 256), (257, 512))
 
 
 def test_a_bound_on_a_fusion_that_is_off_is_no_endpoint(resolved: Resolved) -> None:
     config = resolved(
         "-cc.pass_config.rope_kvcache_fusion_max_token_num=256", "-cc.pass_config.fuse_rope_kvcache=False"
     )
-    assert config.compilation.compile_ranges_endpoints == (2048,)
+    assert config.compilation.compile_ranges_endpoints == (512,)
 
 
 def test_endpoints_of_the_user_cut_the_range_and_need_not_name_its_end() -> None:

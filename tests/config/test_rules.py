@@ -364,7 +364,7 @@ def test_ranges_in_disorder_are_kept_and_noticed(resolved: Resolved) -> None:
         assert config.compilation.compile_ranges_endpoints == tuple(map(int, given.split(",")))
         assert len(config.notices) == 1
         assert "ascending order" in config.notices[0]
-    assert resolved("-cc.compile_ranges_endpoints=64,256,2048").notices == ()
+    assert resolved("-cc.compile_ranges_endpoints=64,256,512").notices == ()
 
 
 def test_what_a_notice_says_about_a_size_depends_on_the_graphs(resolved: Resolved) -> None:
