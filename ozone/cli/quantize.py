@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
         calibration=namespace.calibration or SAMPLE,
         calibration_tokens=namespace.calibration_tokens,
         distill_steps=namespace.distill_steps,
+        written_tokens=namespace.written_tokens,
         force=namespace.force,
         revision=namespace.revision,
         download_dir=namespace.download_dir,
@@ -105,6 +106,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration-tokens", type=count, default=65536, metavar="N", help="of it at most (default: 65536)")
     add("--distill-steps", type=whole, metavar="N", help="int4: windows of the text from which scales and "
         "norms learn (default: 100, or 0 for models of more than 500M weights)")  # fmt: skip
+    add("--written-tokens", type=whole, default=32768, metavar="N", help="int4: about how many "
+        "tokens the model writes itself for them to learn from too (default: 32768)")  # fmt: skip
     add("--force", action="store_true", help="overwrite the model in OUT")
     add("--json", action="store_true", help="print one JSON object on stdout; the rest goes to stderr")
     add("--num-threads", type=count, metavar="N", help="threads (default: usable cores)")

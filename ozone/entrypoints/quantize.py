@@ -23,6 +23,7 @@ from torch import Tensor
 from ozone.engine.tokenizer import Tokenizer, load_tokenizer
 from ozone.entrypoints.calibration import LayerByLayer
 from ozone.entrypoints.distillation import distill
+from ozone.entrypoints.written_text import written_windows
 from ozone.errors import ConfigError, ModelFileError
 from ozone.layers.checkpoint import Checkpoint
 from ozone.layers.linear import Linear
@@ -49,6 +50,8 @@ _LEAST_TOKENS = 64
 # A model that is larger loses less to rounding, and its steps take longer.
 _DISTILL_STEPS = 100
 _DISTILL_WEIGHTS = 500_000_000
+# What the model writes itself begins as so many tokens of the calibration text do.
+_BEGINNING = 16
 _TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # What a directory in Hugging Face's layout has beside weights and config.json.
 _COPIED = (
@@ -81,6 +84,7 @@ class Request:
         calibration_tokens: how much of it, at most.
         distill_steps: windows of it from which the scales of 4-bit weights and the norms learn; None for as
             many as suit the model's size.
+        written_tokens: about how many tokens the model writes itself for them to learn from too.
         force: overwrite what `out` holds of an earlier model.
     """
 
@@ -91,6 +95,7 @@ class Request:
     calibration: Path = SAMPLE
     calibration_tokens: int = 65536
     distill_steps: int | None = None
+    written_tokens: int = 32768
     force: bool = False
     revision: str | None = None
     download_dir: str | None = None
@@ -160,12 +165,21 @@ class _Work:
         self._type = "BF16" if self._plain else _TYPES[files.config.dtype]
         self._left_out: list[str] = []
         self._linears = self._chosen_linears()
-        self._windows = _windows(request, files) if request.recipe.observer is not None else []
+        self._prefix: list[int] = []  # of every text
+        self._text: list[int] = []
+        self._windows: list[list[int]] = []
+        if request.recipe.observer is not None:
+            self._prefix, self._text = _calibration_tokens(request, files)
+            size = min(_WINDOW, files.config.max_position) - len(self._prefix)
+            starts = range(0, len(self._text), size)
+            self._windows = [[*self._prefix, *self._text[start : start + size]] for start in starts]
         self._shapes = {name: self._source.get(name).shape for name in self._source.names()}
         self._bytes_before = sum(self._source.get(name).data.nbytes for name in self._shapes)
         self._bytes_after = 0
         self._matrices: dict[str, IntegerMatrix] = {}
         self._steps = self._distill_steps()
+        self._to_write = self._request.written_tokens // _WINDOW if self._steps else 0
+        self._written: list[list[int]] = []
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -177,6 +191,7 @@ class _Work:
             "ignored_linears": self._left_out,
             "calibration_tokens": sum(map(len, self._windows)),
             "distill_steps": self._steps,
+            "written_tokens": sum(map(len, self._written)),
             "weight_bytes_before": self._bytes_before,
             "weight_bytes_after": self._bytes_after,
         }
@@ -190,6 +205,10 @@ class _Work:
     def write_weights(self, folder: Path, progress: Callable[[int, int], None]) -> list[str]:
         """Returns the names of the files written."""
         layers = self._files.config.num_layers
+        before = self._to_write
+        everything = before + layers + self._steps
+        if self._to_write:
+            self._written = self._write_windows(lambda done: progress(done, everything))
         names = [[name for name in self._shapes if _layer_of(name) == index] for index in range(-1, layers)]
         plan = [tensor for part in names for name in part for tensor in self._planned(name)]
         self._bytes_after = sum(tensor.nbytes for tensor in plan)
@@ -197,7 +216,8 @@ class _Work:
         observer = self._recipe.observer
         run = None
         if observer is not None:
-            run = LayerByLayer(self._files.config, self._source, self._windows, observer)
+            windows = [*self._windows, *self._written]
+            run = LayerByLayer(self._files.config, self._source, windows, observer)
         try:
             for name in names[0]:
                 self._write_as_is(writer, name)
@@ -208,10 +228,10 @@ class _Work:
                 if run is not None:
                     run.advance(index, again=self._recipe.sequential)
                 self._source.forget()
-                progress(index + 1, layers + self._steps)
+                progress(before + index + 1, everything)
             written = writer.close()
             if self._steps:
-                self._distill(writer, lambda step: progress(layers + step, layers + self._steps))
+                self._distill(writer, lambda done: progress(before + layers + done, everything))
             return written
         except BaseException:
             writer.abandon()
@@ -227,11 +247,25 @@ class _Work:
 
     def _distill(self, writer: SafetensorsWriter, progress: Callable[[int], None]) -> None:
         learned = distill(
-            self._files.config, self._source, self._matrices, self._windows, self._steps, progress
+            self._files.config,
+            self._source,
+            self._matrices,
+            [*self._windows, *self._written],
+            self._steps,
+            progress,
         )
         for name, tensor in learned.items():
             dtype = self._type_as_is(name) if name in self._shapes else self._type
             writer.rewrite(name, _bytes_of(tensor.to(TORCH_TYPES[dtype])))
+
+    def _write_windows(self, progress: Callable[[int], None]) -> list[list[int]]:
+        request, text = self._request, self._text
+        apart = max((len(text) - _BEGINNING) // self._to_write, 1)
+        places = [i % len(text) for i in range(0, apart * self._to_write, apart)]
+        beginnings = [[*self._prefix, *text[i : i + _BEGINNING]] for i in places]
+        model = {"model": request.model, "revision": request.revision, "download_dir": request.download_dir}
+        size = min(_WINDOW, self._files.config.max_position)
+        return written_windows(model, beginnings, size, progress)
 
     def _chosen_linears(self) -> dict[str, tuple[int, int]]:
         """Rows and columns of each matrix to quantize, by checkpoint name."""
@@ -341,8 +375,8 @@ def _layer_of(name: str) -> int:
     return -1 if match is None else int(match[1])
 
 
-def _windows(request: Request, files: ModelFiles) -> list[list[int]]:
-    """The calibration text in windows of tokens, each of which begins as every text does."""
+def _calibration_tokens(request: Request, files: ModelFiles) -> tuple[list[int], list[int]]:
+    """What every text begins with, and the calibration text without it."""
     try:
         text = request.calibration.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -356,9 +390,7 @@ def _windows(request: Request, files: ModelFiles) -> list[list[int]]:
             f"--calibration {request.calibration}: {len(tokens)} tokens are too few; give at least "
             f"{_LEAST_TOKENS}, better some thousand"
         )
-    size = min(_WINDOW, files.config.max_position) - len(prefix)
-    windows = [tokens[start : start + size] for start in range(0, len(tokens), size)]
-    return [[*prefix, *window] for window in windows]
+    return prefix, tokens
 
 
 def _tokenizer(files: ModelFiles) -> Tokenizer:

@@ -5,6 +5,7 @@ GPTQ (Frantar et al., 2022, arXiv:2210.17323).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,20 +17,37 @@ _DAMPING = 0.01  # of the mean diagonal, added to it: what a short text does not
 Nearest = Callable[[Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Feedback:
+    """How errors in one column are made up for by others, for all matrices that have the same inputs.
+
+    Attributes:
+        order: of the columns. Those that matter most come first, while there are many to make up for them.
+        factor: (columns, columns) float32, upper triangular, in that order.
+    """
+
+    order: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, products: Tensor) -> Feedback:
+        """`products`: (columns, columns) float32, sums of products of the inputs' columns."""
+        order = products.diagonal().argsort(descending=True)
+        return cls(order, _factor(products[order][:, order]))
+
+
 def round_with_feedback(
-    weight: Tensor, products: Tensor, scales: Tensor, zeros: Tensor, nearest: Nearest
+    weight: Tensor, feedback: Feedback, scales: Tensor, zeros: Tensor, nearest: Nearest
 ) -> Tensor:
     """The numbers that weights become, (rows, columns) float32: they stand for ``(number - zero) * scale``.
 
     Args:
         weight: (rows, columns) float32.
-        products: (columns, columns) float32, sums of products of the input's columns.
+        feedback: of its inputs.
         scales: of each weight, (rows, columns) float32.
         zeros: the same.
     """
-    # Columns that matter most come first, while there are many to make up for them.
-    order = products.diagonal().argsort(descending=True)
-    feedback = _feedback(products[order][:, order])
+    order, factor = feedback.order, feedback.factor
     rest, scales, zeros = weight.t()[order], scales.t()[order], zeros.t()[order]
     numbers = torch.empty_like(rest)
     # All are (columns, rows), so that a column lies together.
@@ -38,16 +56,16 @@ def round_with_feedback(
         errors = torch.empty_like(rest[start:end])
         for i in range(start, end):
             numbers[i] = nearest(rest[i] / scales[i], zeros[i])
-            error = (rest[i] - (numbers[i] - zeros[i]) * scales[i]) / feedback[i, i]
-            rest[i + 1 : end].addr_(feedback[i, i + 1 : end], error, alpha=-1)
+            error = (rest[i] - (numbers[i] - zeros[i]) * scales[i]) / factor[i, i]
+            rest[i + 1 : end].addr_(factor[i, i + 1 : end], error, alpha=-1)
             errors[i - start] = error
-        rest[end:].addmm_(feedback[start:end, end:].t(), errors, alpha=-1)
+        rest[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
     placed = torch.empty_like(weight)
     placed[:, order] = numbers.t()
     return placed
 
 
-def _feedback(products: Tensor) -> Tensor:
+def _factor(products: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse of the products, damped until there is one."""
     damped = products.clone()
     diagonal = damped.diagonal()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ozone.quantization.error_feedback import Feedback
 
 _INT8_MAX = 127.0
 _E4M3_MAX = 448.0
@@ -70,6 +73,11 @@ class InputProducts(Observer):
     def see(self, x: Tensor) -> None:
         wide = x.to(torch.float32)
         self.products.addmm_(wide.t(), wide)
+
+    @cached_property
+    def feedback(self) -> Feedback:
+        """Asked for once all has been seen; the linears that are merged share it."""
+        return Feedback.of(self.products)
 
 
 class LargestAndProducts(InputProducts):

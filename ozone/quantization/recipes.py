@@ -113,7 +113,7 @@ class Recipe:
             numbers = (weight / spread).round_().clamp_(-128, 127).to(torch.int8)
         elif isinstance(observer, InputProducts):
             scales, zeros = spread.expand_as(weight), torch.zeros(1, 1).expand_as(weight)
-            rounded = round_with_feedback(weight, observer.products, scales, zeros, _nearest_e4m3)
+            rounded = round_with_feedback(weight, observer.feedback, scales, zeros, _nearest_e4m3)
             numbers = rounded.to(torch.float8_e4m3fn)
         else:
             numbers = (weight / spread).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
@@ -147,7 +147,7 @@ class Recipe:
         squares = observer.products.diagonal().view(-1, group_size)
         grid = find_grid(weight.view(rows, -1, group_size), squares, dtype)
         scales, zeros = grid.spread(group_size)
-        integers = round_with_feedback(weight, observer.products, scales, zeros, _nearest_integers)
+        integers = round_with_feedback(weight, observer.feedback, scales, zeros, _nearest_integers)
         tensors = {
             "weight_packed": pack_nibbles(integers),
             "weight_scale": grid.scales,

@@ -81,7 +81,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _quantize(source: Path, out: Path, scheme: str, text: Path, **options: Any) -> dict[str, Any]:
     recipe = options.pop("recipe", RECIPES[scheme])
-    options = {"calibration": text, "distill_steps": 2, **options}
+    options = {"calibration": text, "distill_steps": 2, "written_tokens": 0, **options}
     return quantize(Request(str(source), out, recipe, **options))
 
 
@@ -288,12 +288,13 @@ def test_the_command_prints_one_json_object(
     source: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["quantize", str(source), str(tmp_path / "out"), "--scheme", "int4-g32", "--asymmetric", "--json"]
-    words += ["--calibration", str(text), "--distill-steps", "3"]
+    words += ["--calibration", str(text), "--distill-steps", "3", "--written-tokens", "2048"]
     assert run([*words, "--ignore", "re:.*o_proj"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["scheme"] == "int4-g32" and summary["symmetric"] is False
     assert summary["quantized_linears"] == 12
     assert summary["calibration_tokens"] > 500 and summary["distill_steps"] == 3
+    assert 0 < summary["written_tokens"] <= 2048
     assert summary["weight_bytes_after"] < summary["weight_bytes_before"]
     with pytest.raises(ConfigError, match="int8 has no zero points"):
         run(["quantize", str(source), str(tmp_path / "other"), "--scheme", "int8", "--asymmetric"])
