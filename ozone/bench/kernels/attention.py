@@ -54,7 +54,7 @@ _MIXED = _Batch("31 x 1024 and prefill 256", (*((1024, 1),) * 31, (256, 256)))
 def cases() -> Iterator[Case]:
     for heads in (_SMOLLM2, _LLAMA):
         for batch in (_DECODE, _DECODE_8, _PREFILL, _CHUNK, _MIXED):
-            for name in _DTYPES if batch is _DECODE else ("bf16",):
+            for name in _DTYPES if batch in (_DECODE, _DECODE_8) else ("bf16",):
                 shape = f"{heads.model}, {batch.name}"
                 yield Case("attention", name, shape, partial(_attention, heads, batch, _DTYPES[name]))
     for tokens in (1, 32, 512):
