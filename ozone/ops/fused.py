@@ -1,9 +1,8 @@
-"""Norms, gated activations and attention fused with what quantizes or pads their result. Passes put them into
-graphs.
+"""Norms, gated activations and attention fused with what quantizes or pads their result.
 
-An op is named for its parts: ``rms_norm_quantize_fp8_static(x, weight, eps, scale)`` is
-``quantize_fp8_static(rms_norm(x, weight, eps), scale)``; ``fused_add_rms_norm_...`` returns the sum behind
-the other results. On one instruction set, it gives what its parts give, bit for bit.
+Passes put them into graphs. An op is named for its parts: ``rms_norm_quantize_fp8_static(x, weight, eps,
+x_scale)`` is ``quantize_fp8_static(rms_norm(x, weight, eps), x_scale)``; ``fused_add_rms_norm_...`` returns
+the sum behind the other results. On one instruction set, it gives what its parts give, bit for bit.
 """
 
 from __future__ import annotations
