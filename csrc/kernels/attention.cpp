@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "kernels/attention_bytes.h"
+#include "kernels/attention_chunks.h"
 #include "kernels/attention_tile.h"
 #include "kernels/kv_tile.h"
 #include "kernels/share.h"
@@ -24,22 +25,6 @@ constexpr int64_t kStepAlignment = 128;
 constexpr float kMinusInfinity = -__builtin_inff();
 
 // ---- how requests are cut ----
-
-struct Chunks {
-    int64_t begin, length, count;  // the c-th chunk is [begin + c length, begin + (c + 1) length), as far as it goes
-};
-
-// What the last of `seen_to` positions sees, cut into chunks of whole tiles.
-Chunks chunks_of(int64_t seen_to, int64_t window) {
-    const int64_t first = window && window < seen_to ? seen_to - window : 0;
-    const int64_t begin = first / kTilePositions * kTilePositions, span = seen_to - begin;
-    if (span <= 0) return {0, 0, 0};
-    int64_t count = (span + kChunkPositions - 1) / kChunkPositions;
-    if (count > kMaxChunks) count = kMaxChunks;
-    const int64_t tiles = (span + kTilePositions - 1) / kTilePositions;
-    const int64_t length = (tiles + count - 1) / count * kTilePositions;
-    return {begin, length, (span + length - 1) / length};
-}
 
 // Query heads that share a KV head, in slices of at most kBlockRows.
 struct Slices {
@@ -615,41 +600,6 @@ void run(const Attention& p, int rank, int size) {
         any = true;
     });
     if (any) attend(p, waiting, nullptr);
-}
-
-void run(const AttentionMerge& p, int rank, int size) {
-    const int64_t columns = padded(p.head_dim), width = kPartialHeader + columns;
-    const Share heads = share_of(p.requests * p.heads, rank, size);
-    for (int64_t at = heads.begin; at < heads.end; ++at) {
-        const int64_t i = at / p.heads, first = p.query_start_loc[i];
-        if (p.query_start_loc[i + 1] - first != 1) continue;
-        const int64_t count = chunks_of(p.seq_lens[i], p.window).count;
-        if (count <= 1) continue;
-        const float* partials = p.partials + at * p.chunks * width;
-        float weights[kMaxChunks];
-        for (int64_t c = 0; c < kMaxChunks; ++c) weights[c] = c < count ? partials[c * width] : kMinusInfinity;
-        F32 most = splat(kMinusInfinity);
-        for (int64_t c = 0; c < kMaxChunks; c += kLanes) most = max(load(weights + c), most);
-        const float top = largest(most);
-        for (int64_t c = 0; c < kMaxChunks; c += kLanes) store(weights + c, exp2(load(weights + c) - top));
-        float sum = 0;
-        for (int64_t c = 0; c < count; ++c) sum += weights[c] * partials[c * width + 1];
-        with_type(p.dtype, [&]<typename T>(T) {
-            T* out = static_cast<T*>(p.out) + (first * p.heads + at % p.heads) * p.head_dim;
-            for (int64_t column = 0; column < p.head_dim; column += kLanes) {
-                F32 total = splat(0);
-                for (int64_t c = 0; c < count; ++c)
-                    total = fma(load(partials + c * width + kPartialHeader + column), splat(weights[c]), total);
-                total = total * (1.0f / sum);
-                const int64_t left = p.head_dim - column;
-                if (left >= kLanes) {
-                    store(out + column, total);
-                } else {
-                    store_some(out + column, total, left);
-                }
-            }
-        });
-    }
 }
 
 }  // namespace ozone::OZONE_ISA

@@ -61,31 +61,4 @@ struct Attention {
     int64_t dtype, cache_dtype;
 };
 
-// Joins the chunks of those requests that `attention` cut into several.
-struct AttentionMerge {
-    static constexpr std::string_view name = "attention_merge";
-    static constexpr uint32_t version = 1;
-    static constexpr Field fields[] = {
-        {"out", Kind::output},         {"partials", Kind::input}, {"query_start_loc", Kind::input},
-        {"seq_lens", Kind::input},     {"requests", Kind::count}, {"heads", Kind::integer},
-        {"head_dim", Kind::integer},   {"chunks", Kind::integer}, {"window", Kind::integer},
-        {"dtype", Kind::integer},
-    };
-    int64_t cost() const {
-        int64_t positions = 0;
-        for (int64_t i = 0; i < requests; ++i)
-            if (query_start_loc[i + 1] - query_start_loc[i] == 1)
-                positions += window && window < seq_lens[i] ? window : seq_lens[i];
-        return positions / kChunkPositions * heads * (head_dim + kPartialHeader) * 4;
-    }
-
-    void* out;
-    const float* partials;
-    const int32_t* query_start_loc;
-    const int32_t* seq_lens;
-    int64_t requests, heads, head_dim;
-    int64_t chunks, window;
-    int64_t dtype;
-};
-
 }  // namespace ozone

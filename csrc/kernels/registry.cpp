@@ -6,6 +6,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/attention.h"
+#include "kernels/attention_merge.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/gather.h"

@@ -10,7 +10,7 @@ KernelFunction function_of(const Kernel& kernel, const void* params) {
 }
 
 void launch(const Kernel& kernel, const void* params) {
-    if (is_small(kernel, params)) return launch_alone(kernel, params);
+    if (kernel.cost(params) < kAloneBelowBytes) return launch_alone(kernel, params);
     run_on_team(function_of(kernel, params), params);
 }
 

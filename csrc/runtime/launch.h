@@ -9,6 +9,8 @@ namespace ozone {
 
 // Launches that move less than this are done by the caller alone: waking a sleeping thread costs more.
 inline constexpr int64_t kAloneBelowBytes = 32 << 10;
+// The same in a replay, whose threads are awake: to share costs no more than a barrier, which is there anyway.
+inline constexpr int64_t kAloneInReplayBelowBytes = 8 << 10;
 
 // Runs `kernel` over `params`, a struct of its fields, with the active instruction set: on the team, or on
 // the calling thread where the work is small. Returns when it is done.
@@ -19,9 +21,6 @@ void launch_alone(const Kernel& kernel, const void* params);
 
 // What a launch runs: the kernel's variant for the active instruction set, in the way chosen for what it is given.
 KernelFunction function_of(const Kernel& kernel, const void* params);
-
-// Whether `launch` would leave it to the calling thread.
-inline bool is_small(const Kernel& kernel, const void* params) { return kernel.cost(params) < kAloneBelowBytes; }
 
 // The kernel of that name, or nullptr.
 const Kernel* find_kernel(std::string_view name);

@@ -93,9 +93,10 @@ void BoundProgram::replay(const BatchHeader& header, std::vector<uint64_t>* time
     for (Node& node : nodes_) {
         const uint64_t* params = values_.data() + node.first;
         node.function = function_of(*node.kernel, params);
-        node.alone = is_small(*node.kernel, params);
+        const int64_t cost = node.kernel->cost(params);
+        node.alone = cost < kAloneInReplayBelowBytes;
         node.weight_bytes = node.alone ? 0 : weights_of(node, 0, 1).bytes;
-        all_alone = all_alone && node.alone;
+        all_alone = all_alone && cost < kAloneBelowBytes;
     }
     times_ = times;
     if (turns_->size() != num_threads()) turns_ = std::make_unique<Turns>(num_threads());

@@ -7,6 +7,8 @@ same afterwards: all of a match moves to where its last op stands.
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -36,8 +38,8 @@ class Match:
     nodes: dict[Call, fx.Node] = field(default_factory=dict)
 
     def columns(self, variable: str) -> int:
-        """The size of the last dimension of a variable, which never varies."""
-        return int(self.bindings[variable].meta["val"].shape[-1])
+        """How many numbers a row of a variable has, over all dimensions but the first; that never varies."""
+        return math.prod(map(int, self.bindings[variable].meta["val"].shape[1:]))
 
 
 class Pattern:
@@ -90,9 +92,11 @@ class Pattern:
         fx.node.map_arg(list(match.bindings.values()), bound.add)
         if bound & (items | inside):
             return False
-        # Reading memory that others write to may not be put off.
+        # Reading memory that others write to may not be put off until behind a write.
         early = (node for call, node in match.nodes.items() if call is not self.last)
-        return not any(state.intersection(node.all_input_nodes) for node in early)
+        return not any(
+            state.intersection(node.all_input_nodes) and _writes_between(node, last) for node in early
+        )
 
 
 def replace(graph: fx.Graph, pattern: Pattern, match: Match, replacement: Expression) -> None:
@@ -131,6 +135,18 @@ def _written_arguments(target: Any) -> tuple[int, ...]:
         return ()
     arguments = target._schema.arguments
     return tuple(i for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write)
+
+
+def _writes_between(first: fx.Node, last: fx.Node) -> bool:
+    """Whether an op behind `first` and before `last` writes to anything."""
+    nodes = itertools.takewhile(lambda node: node is not last, _behind(first))
+    return any(_written_arguments(node.target) for node in nodes)
+
+
+def _behind(node: fx.Node) -> Iterator[fx.Node]:
+    while True:
+        node = node.next
+        yield node
 
 
 def _node_of(op: str) -> Any:

@@ -104,9 +104,13 @@ def _run_fusion(
     most = fusion.max_tokens(config.pass_config)
     if most is not None and tokens > most:
         return 0, f"on up to {most} tokens"
-    # A rule must not take away an op at which the graph is to be split.
+    # A rule must not take away an op at which the graph is to be split, unless it puts another one there.
     splitting = splitting_names(config.splitting_ops)
-    rules = [rule for rule in fusion.rules if splitting.isdisjoint(rule.ops)]
+    rules = [
+        rule
+        for rule in fusion.rules
+        if splitting.isdisjoint(rule.ops) or not splitting.isdisjoint(rule.new_ops)
+    ]
     if not rules:
         at = sorted(splitting.intersection(*(rule.ops for rule in fusion.rules)))
         return 0, f"the graph is split at {', '.join(at)}"

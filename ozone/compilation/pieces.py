@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
 
 from ozone.errors import ConfigError
-from ozone.ops.schemas import SCHEMAS
+from ozone.ops.schemas import FUSED, SCHEMAS
 
 _NAMESPACE = "ozone::"
 
@@ -19,7 +20,7 @@ class Piece:
     """Nodes of a graph that follow each other.
 
     Attributes:
-        splits: whether it is a splitting op rather than what lies between two of them.
+        splits: whether it is a splitting op, with the items of its result, rather than what lies between two.
         called: whether its ops are called one by one, as they are, where code is generated for others.
     """
 
@@ -37,7 +38,8 @@ def op_name(node: fx.Node) -> str | None:
 
 
 def splitting_names(splitting_ops: Iterable[str]) -> frozenset[str]:
-    """The vocabulary's names of the ops that the setting lists.
+    """The vocabulary's names of the ops that the setting lists, and of fused ones that begin with them:
+    attention stays attention where its result is quantized.
 
     Raises: `ConfigError` for one that the vocabulary does not have.
     """
@@ -47,7 +49,7 @@ def splitting_names(splitting_ops: Iterable[str]) -> frozenset[str]:
             raise ConfigError(
                 f"-cc.splitting_ops: there is no op {name}; what a graph is usually split at is attention"
             )
-    return frozenset(names)
+    return frozenset(names | {fused for fused, parts in FUSED.items() if parts[0] in names})
 
 
 def split(graph: fx.Graph, splitting_ops: Sequence[str]) -> list[Piece]:
@@ -67,10 +69,17 @@ def split(graph: fx.Graph, splitting_ops: Sequence[str]) -> list[Piece]:
         if op_name(node) in names:
             end()
             pieces.append(Piece((node,), splits=True))
+        elif not between and pieces and _is_item(node, pieces[-1].nodes[0]):
+            pieces[-1] = replace(pieces[-1], nodes=(*pieces[-1].nodes, node))
         else:
             between.append(node)
     end()
     return pieces
+
+
+def _is_item(node: fx.Node, of: fx.Node) -> bool:
+    """Whether `node` is one of several results of an op."""
+    return node.target is operator.getitem and node.args[0] is of
 
 
 def fingerprint(nodes: Iterable[fx.Node]) -> str:

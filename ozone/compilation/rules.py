@@ -55,6 +55,11 @@ class Rule:
         """The ops of the pattern, in order."""
         return tuple(call.op for call in self.compiled[0].expression.calls)
 
+    @property
+    def new_ops(self) -> tuple[str, ...]:
+        """The ops of the replacement, in order."""
+        return tuple(call.op for call in self.compiled[1].calls)
+
     def apply(self, graph: fx.Graph) -> int:
         """Replace all that matches; returns how many places that were."""
         pattern, replacement = self.compiled
@@ -103,7 +108,8 @@ def chain(*parts: str) -> Rule:
             rest = rest[count:]
         return results
 
-    return fused(op, pattern, lambda match: match.columns("x") <= _MAX_COLUMNS)
+    source = SCHEMAS[op].arguments[0].split()[1]
+    return fused(op, pattern, lambda match: match.columns(source) <= _MAX_COLUMNS)
 
 
 def _tuple(results: Any) -> tuple[Any, ...]:

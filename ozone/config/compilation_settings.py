@@ -26,7 +26,6 @@ SPLITTING = "compilation_config.splitting_ops"
 SIZES = "compilation_config.cudagraph_capture_sizes"
 MAX_SIZE = "compilation_config.max_cudagraph_capture_size"
 ALLREDUCE = "compilation_config.pass_config.fuse_allreduce_rms"
-ATTENTION_QUANT = "compilation_config.pass_config.fuse_attn_quant"
 # Passes that put the KV-cache write into another op.
 KV_WRITE_PASSES = (
     "compilation_config.pass_config.fuse_rope_kvcache",
@@ -114,11 +113,6 @@ def _require_for_passes(r: Resolution) -> None:
         if r.by_user(TENSOR_PARALLEL):
             raise r.contradiction(ALLREDUCE, TENSOR_PARALLEL, "a single process reduces nothing")
         r.notices.append(f"{r.flag(ALLREDUCE)} matches nothing: tensor_parallel_size is 1")
-    if r.by_user(ATTENTION_QUANT) and r.value(ATTENTION_QUANT):
-        name = r.platform.name
-        r.notices.append(
-            f"{r.flag(ATTENTION_QUANT)} matches nothing: the platform {name} has no attention that quantizes"
-        )
 
 
 def _resolve_mode(r: Resolution) -> None:

@@ -67,7 +67,7 @@ class Attention(LoadableLayer):
         if keys.dtype is torch.float8_e4m3fn:
             scales = self.fp8_scales
         token = kv_write(k, v, keys, values, scales, batch.slot_mapping)
-        output = attention(
+        return attention(
             q,
             keys,
             values,
@@ -80,4 +80,3 @@ class Attention(LoadableLayer):
             self.window,
             self.softcap,
         )
-        return output.flatten(1)

@@ -7,6 +7,7 @@ with several tokens (prefill, whole or in chunks) goes alone, in tiles of rows. 
 from __future__ import annotations
 
 import threading
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +53,24 @@ class _Partials(threading.local):
 _partials = _Partials()
 
 
-def _native_attention(
+class Attended(NamedTuple):
+    """What the kernel `attention` leaves to one that merges.
+
+    Attributes:
+        rows: (tokens, heads * head_dim); those of requests that were cut into chunks are not written yet.
+        partials: address of what the chunks gave.
+        starts, lengths: `query_start_loc` and `seq_lens` as kernels take them.
+        sizes: requests, heads, head_dim, chunks, window and type.
+    """
+
+    rows: Tensor
+    partials: int
+    starts: Tensor
+    lengths: Tensor
+    sizes: tuple[int, int, int, int, int, int]
+
+
+def attend(
     q: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
@@ -64,32 +82,28 @@ def _native_attention(
     scale: float,
     window: int | None,
     softcap: float | None,
-) -> Tensor:
+) -> Attended:
+    """The kernel `attention`, with the arguments of the op."""
     (q, q_stride), kind = dense_heads(q), q.dtype
     (tokens, heads, head_dim), dtype = q.shape, DTYPES[kind]
     _, kv_heads, tiles, steps, _, pack = k_cache.shape
     block_tables = as_int32(block_tables)
-    query_starts, lengths = as_int32(query_start_loc), as_int32(seq_lens)
+    starts, lengths = as_int32(query_start_loc), as_int32(seq_lens)
     requests, blocks = block_tables.shape
     block_size, cache_stride = tiles * TILE_POSITIONS, k_cache.stride()
     chunks = min(-(-blocks * block_size // _CHUNK_POSITIONS), _MAX_CHUNKS)
     partials = _partials.at_least(4 * requests * heads * chunks * (_PARTIAL_HEADER + steps * pack))
-    out = torch.empty(tokens, heads, head_dim, dtype=kind)
-    out_address, starts_address, lengths_address = (
-        out.data_ptr(),
-        query_starts.data_ptr(),
-        lengths.data_ptr(),
-    )
+    rows = torch.empty(tokens, heads * head_dim, dtype=kind)
     _attention(
-        out_address,
+        rows.data_ptr(),
         partials,
         q.data_ptr(),
         k_cache.data_ptr(),
         v_cache.data_ptr(),
         0 if kv_scales is None else kv_scales.data_ptr(),
         block_tables.data_ptr(),
-        starts_address,
-        lengths_address,
+        starts.data_ptr(),
+        lengths.data_ptr(),
         requests,
         heads,
         kv_heads,
@@ -107,23 +121,22 @@ def _native_attention(
         dtype,
         CACHE_DTYPES[k_cache.dtype],
     )
-    if chunks > 1:
-        _attention_merge(
-            out_address,
-            partials,
-            starts_address,
-            lengths_address,
-            requests,
-            heads,
-            head_dim,
-            chunks,
-            window or 0,
-            dtype,
-        )
-    return out
+    return Attended(rows, partials, starts, lengths, (requests, heads, head_dim, chunks, window or 0, dtype))
 
 
-@op("attention", native=_native_attention, fake=lambda q, *_, **__: q.new_empty(q.shape))
+def _native_attention(*arguments: Any) -> Tensor:
+    rows, partials, starts, lengths, sizes = attend(*arguments)
+    if sizes[3] > 1:
+        _attention_merge(rows.data_ptr(), partials, starts.data_ptr(), lengths.data_ptr(), *sizes)
+    return rows
+
+
+def _fake_attention(q: Tensor, *_: Any) -> Tensor:
+    tokens, heads, head_dim = q.shape
+    return q.new_empty(tokens, heads * head_dim)
+
+
+@op("attention", native=_native_attention, fake=_fake_attention)
 def attention(
     q: Tensor,
     k_cache: Tensor,
@@ -152,7 +165,7 @@ def attention(
         window: a token sees itself and ``window - 1`` positions before it; None: all of them.
         softcap: scores become ``softcap * tanh(score / softcap)``.
 
-    Returns: (tokens, heads, head_dim), dense, of q's type.
+    Returns: (tokens, heads * head_dim), dense, of q's type.
 
     Products with a bfloat16 or 8-bit cache may be of queries and probabilities rounded to bfloat16 or, in a
     decode with an int8 cache, to 16-bit integers; softmax is float32, and sums are or are exact. A token's
@@ -164,7 +177,7 @@ def attention(
     single = [i for i, length in enumerate(lengths) if starts[i + 1] - starts[i] == 1]
     groups = paged.groups(single, lengths)
     if len(groups) == 1 and len(single) == len(lengths):
-        return paged.decode(q, single, lengths)
+        return paged.decode(q, single, lengths).flatten(1)
     output = torch.empty(q.shape, dtype=q.dtype)
     for group in groups:
         rows = torch.tensor([starts[i] for i in group])
@@ -173,7 +186,7 @@ def attention(
         first, last = starts[i], starts[i + 1]
         if last - first > 1:
             paged.prefill(q[first:last], i, length, output[first:last])
-    return output
+    return output.flatten(1)
 
 
 class _PagedCache:

@@ -1,8 +1,8 @@
-"""Norms and gated activations fused with what quantizes or pads their result. Passes put them into graphs.
+"""Norms, gated activations and attention fused with what quantizes or pads their result.
 
-An op is named for its parts: ``rms_norm_quantize_fp8_static(x, weight, eps, scale)`` is
-``quantize_fp8_static(rms_norm(x, weight, eps), scale)``; ``fused_add_rms_norm_...`` returns the sum behind
-the other results. On one instruction set, it gives what its parts give, bit for bit.
+Passes put them into graphs. An op is named for its parts: ``rms_norm_quantize_fp8_static(x, weight, eps,
+x_scale)`` is ``quantize_fp8_static(rms_norm(x, weight, eps), x_scale)``; ``fused_add_rms_norm_...`` returns
+the sum behind the other results. On one instruction set, it gives what its parts give, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from torch import Tensor
 from ozone.native import kernel
 from ozone.ops import norm  # noqa: F401 (its references are looked up by name)
 from ozone.ops.activation import CODES
+from ozone.ops.attention import attend
 from ozone.ops.quantize import TARGETS, Target, with_stride
 from ozone.ops.registry import DTYPES, NATIVE, OPS, op
-from ozone.ops.schemas import FUSED
+from ozone.ops.schemas import FUSED, SCHEMAS
 
 if NATIVE:
     _rms_norm_quantize = kernel("rms_norm_quantize")
     _fused_add_rms_norm_quantize = kernel("fused_add_rms_norm_quantize")
     _activation_and_mul_quantize = kernel("activation_and_mul_quantize")
+    _attention_merge_quantize = kernel("attention_merge_quantize")
 
 # A kernel keeps one row in the scratch memory of its thread.
 _MAX_COLS = 1 << 19
@@ -78,6 +80,21 @@ def _activation_and_mul(name: str) -> Callable[[Target], Callable[..., Any]]:
     return of
 
 
+# Its own arguments, which those of the target follow.
+_ATTENTION_ARGUMENTS = len(SCHEMAS["attention"].arguments)
+
+
+def _attention(target: Target) -> Callable[..., Any]:
+    def native(*arguments: Any) -> Any:
+        rows, partials, starts, lengths, sizes = attend(*arguments[:_ATTENTION_ARGUMENTS])
+        (tokens, cols), dtype = rows.shape, rows.dtype
+        source = (rows.data_ptr(), partials, starts.data_ptr(), lengths.data_ptr(), tokens, *sizes)
+        own = arguments[_ATTENTION_ARGUMENTS:]
+        return target(_attention_merge_quantize, dtype, tokens, _checked(cols), source, *own)
+
+    return native
+
+
 def _checked(cols: int) -> int:
     if cols > _MAX_COLS:
         raise ValueError(f"{cols} columns are more than the {_MAX_COLS} of a fused op")
@@ -90,6 +107,7 @@ _NATIVE: dict[str, Callable[[Target], Callable[..., Any]]] = {
     "fused_add_rms_norm": _fused_add_rms_norm,
     "silu_and_mul": _activation_and_mul("silu_and_mul"),
     "gelu_tanh_and_mul": _activation_and_mul("gelu_tanh_and_mul"),
+    "attention": _attention,
 }
 
 

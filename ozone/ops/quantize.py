@@ -183,9 +183,9 @@ def _fake_pad(x: Tensor, multiple: int) -> Tensor:
 
 
 @op("quantize_fp8_static", fake=lambda x, _: _like(x, E4M3), native=_native("quantize_fp8_static"))
-def quantize_fp8_static(x: Tensor, scale: Tensor) -> Tensor:
-    """``x / scale`` as e4m3, at most 448: (tokens, columns), with `scale` of (1,) float32."""
-    return _rounded(x.to(torch.float32) / scale, E4M3)
+def quantize_fp8_static(x: Tensor, x_scale: Tensor) -> Tensor:
+    """``x / x_scale`` as e4m3, at most 448: (tokens, columns), with `x_scale` of (1,) float32."""
+    return _rounded(x.to(torch.float32) / x_scale, E4M3)
 
 
 @op(
@@ -212,9 +212,9 @@ def quantize_fp8_group(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 
 @op("quantize_int8_static", fake=lambda x, _: _like(x, INT8), native=_native("quantize_int8_static"))
-def quantize_int8_static(x: Tensor, scale: Tensor) -> Tensor:
-    """``x / scale`` as int8, within [-128, 127]: (tokens, columns), with `scale` of (1,) float32."""
-    return _rounded(x.to(torch.float32) / scale, INT8)
+def quantize_int8_static(x: Tensor, x_scale: Tensor) -> Tensor:
+    """``x / x_scale`` as int8, within [-128, 127]: (tokens, columns), with `x_scale` of (1,) float32."""
+    return _rounded(x.to(torch.float32) / x_scale, INT8)
 
 
 @op(

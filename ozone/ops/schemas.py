@@ -92,10 +92,10 @@ _SCHEMAS: tuple[OpSchema, ...] = (
     OpSchema("add", "(Tensor x, Tensor y) -> Tensor"),
     OpSchema("scale", "(Tensor x, float factor) -> Tensor"),
     OpSchema("softcap", "(Tensor x, float cap) -> Tensor"),
-    OpSchema("quantize_fp8_static", "(Tensor x, Tensor scale) -> Tensor", custom_op="quantize"),
+    OpSchema("quantize_fp8_static", "(Tensor x, Tensor x_scale) -> Tensor", custom_op="quantize"),
     OpSchema("quantize_fp8_token", "(Tensor x) -> (Tensor, Tensor)", custom_op="quantize"),
     OpSchema("quantize_fp8_group", "(Tensor x, int group) -> (Tensor, Tensor)", custom_op="quantize"),
-    OpSchema("quantize_int8_static", "(Tensor x, Tensor scale) -> Tensor", custom_op="quantize"),
+    OpSchema("quantize_int8_static", "(Tensor x, Tensor x_scale) -> Tensor", custom_op="quantize"),
     OpSchema("quantize_int8_token", "(Tensor x) -> (Tensor, Tensor)", custom_op="quantize"),
     OpSchema(
         "quantize_int8_group", "(Tensor x, int group) -> (Tensor, Tensor, Tensor)", custom_op="quantize"
@@ -137,6 +137,8 @@ def _chain(name: str, parts: tuple[str, ...]) -> OpSchema:
     arguments, results = first.arguments, first.results
     for other in others:
         arguments, results = arguments + other.arguments[1:], other.results + results[1:]
+    names = [argument.split()[1] for argument in arguments]
+    assert len(set(names)) == len(names), f"{name} has arguments of the same name: {names}"
     returned = results[0] if len(results) == 1 else "(" + ", ".join(results) + ")"
     return OpSchema(name, f"({', '.join(arguments)}) -> {returned}")
 
@@ -144,13 +146,13 @@ def _chain(name: str, parts: tuple[str, ...]) -> OpSchema:
 # The quantizations of activations.
 QUANTIZATIONS = tuple(name for name in SCHEMAS if name.startswith("quantize_"))
 _NORMS = ("rms_norm", "fused_add_rms_norm")
-_ACTIVATIONS = ("silu_and_mul", "gelu_tanh_and_mul")
+_QUANTIZED = (*_NORMS, "silu_and_mul", "gelu_tanh_and_mul", "attention")
 
 # Fused ops by name: the ops that they are made of, in order (`ozone/ops/fused.py`).
 FUSED: dict[str, tuple[str, ...]] = {
     "_".join(parts): parts
     for parts in (
-        *((source, quantization) for source in (*_NORMS, *_ACTIVATIONS) for quantization in QUANTIZATIONS),
+        *((source, quantization) for source in _QUANTIZED for quantization in QUANTIZATIONS),
         *((norm, "pad") for norm in _NORMS),
         *((norm, "pad", "quantize_fp8_group") for norm in _NORMS),
     )

@@ -24,7 +24,7 @@ MAX_TOKENS, MAX_REQUESTS, NUM_BLOCKS, BLOCK_SIZE = 64, 8, 32, 16
 def make_step(path: Path | str, dtype: str = "bfloat16", custom_ops: tuple[str, ...] = ("all",)) -> Step:
     files = open_model(str(path))
     op = OpChoice(custom_ops, compiled=True)
-    model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=256, op=op)
+    model = build_model(files.config, dtype=getattr(torch, dtype), max_model_len=512, op=op)
     load_weights(model, files.open_weights(), num_threads=2)
     return Step(model, allocate_kv_caches(files.config, BLOCK_SIZE, NUM_BLOCKS, dtype))
 

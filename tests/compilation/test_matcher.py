@@ -234,15 +234,29 @@ def test_a_misspelled_op_and_a_wrong_number_of_arguments_are_named() -> None:
         ops.scale(1.0)
 
 
-@pytest.mark.parametrize("written", [True, False])
-def test_what_reads_memory_that_is_written_is_not_put_off(written: bool) -> None:
+def test_what_reads_memory_that_is_written_is_not_put_off_until_behind_a_write() -> None:
     rule = Rule(lambda x, a, b: ops.scale(ops.scale(x, a), b), lambda x, a, b: ops.scale(x, a))
-    graph = fx.Graph()
-    cache, others, kv, slots = map(graph.placeholder, ("cache", "others", "kv", "slots"))
-    first = graph.call_function(OPS["scale"].node, (cache if written else kv, 2.0))
-    token = graph.call_function(OPS["kv_write"].node, (kv, kv, cache, others, None, slots))
-    graph.output((graph.call_function(OPS["scale"].node, (first, 3.0)), token))
-    assert rule.apply(graph) == (not written)
+
+    def places(read: str, write: str) -> int:
+        """Two scalings of `read`, with the write before, between or behind them."""
+        graph = fx.Graph()
+        values = {name: graph.placeholder(name) for name in ("cache", "others", "kv", "slots")}
+
+        def put() -> fx.Node:
+            kv, cache, others, slots = (values[name] for name in ("kv", "cache", "others", "slots"))
+            return graph.call_function(OPS["kv_write"].node, (kv, kv, cache, others, None, slots))
+
+        tokens = [put()] if write == "before" else []
+        first = graph.call_function(OPS["scale"].node, (values[read], 2.0))
+        tokens += [put()] if write == "between" else []
+        second = graph.call_function(OPS["scale"].node, (first, 3.0))
+        tokens += [put()] if write == "behind" else []
+        graph.output((second, *tokens))
+        return rule.apply(graph)
+
+    assert places("cache", "between") == 0
+    assert places("kv", "between") == 1
+    assert places("cache", "before") == places("cache", "behind") == 1
 
 
 def random_graph(seed: int) -> GraphOf:
@@ -308,8 +322,7 @@ def random_graph(seed: int) -> GraphOf:
         token = graph.op("kv_write", k, v, keys, values, None, slots)
         if rng.random() < 0.2:
             results.append(k)
-        attended = graph.op("attention", q, keys, values, None, token, *batch, 0.2, None, None)
-        rows.append(graph.call(torch.ops.aten.view.default, attended, [ROWS, COLUMNS]))
+        rows.append(graph.op("attention", q, keys, values, None, token, *batch, 0.2, None, None))
 
     for _ in range(rng.randint(1, 14)):
         rng.choice([norm, add_norm, gate, quantize, quantize, combine, attend])()

@@ -5,13 +5,24 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from quantized_cases import FORMATS, tiny_llama
 from quantized_formats import save_quantized
-from step_harness import MAX_REQUESTS, MAX_TOKENS, bound, eager, fill, make_inputs, make_step, settings
+from step_harness import (
+    BLOCK_SIZE,
+    MAX_REQUESTS,
+    MAX_TOKENS,
+    bound,
+    eager,
+    fill,
+    make_inputs,
+    make_step,
+    settings,
+)
 from tiny_checkpoints import save, tiny_model
 from torch import fx
 
@@ -20,10 +31,11 @@ from ozone.compilation.lowering import Capacity
 from ozone.compilation.pass_manager import PassReport, run_passes
 from ozone.compilation.passes import FUSIONS
 from ozone.compilation.passes.noops import eliminate_noops
+from ozone.compilation.pieces import op_name, split
 from ozone.compilation.step import Step
 from ozone.compilation.trace import trace
 from ozone.compilation.traced import Traced
-from ozone.config.schema import CompilationConfig, PassConfig
+from ozone.config.schema import CompilationConfig, CUDAGraphMode, PassConfig
 from ozone.engine.input_buffers import BatchCounts
 from ozone.ops.registry import NATIVE, OPS
 
@@ -70,16 +82,16 @@ def places(reports: list[PassReport]) -> Places:
 # Each flag alone; what is not listed finds nothing.
 ALONE: dict[str, Places] = {
     # 30 layers: a norm before qkv and one before gate and up each; the last norm is not quantized here.
-    "smollm2": {"fuse_norm_quant": 60, "fuse_act_quant": 30, "fuse_rope_kvcache": 30},
+    "smollm2": {"fuse_norm_quant": 60, "fuse_act_quant": 30, "fuse_attn_quant": 30, "fuse_rope_kvcache": 30},
     # 2 layers.
-    "fp8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
-    "fp8_dynamic": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
-    "int8": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
-    "int8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    "fp8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
+    "fp8_dynamic": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
+    "int8": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
+    "int8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
     # Neither 192 nor 320 columns are whole blocks of 128: a pad stands before each quantization.
     "fp8_block": {"fuse_act_padding": 4, "fuse_rope_kvcache": 2},
     # q, k and v, gate and up have scales of their own, and one norm is quantized several times.
-    "fp8_static_apart": {"fuse_act_quant": 2, "fuse_rope_kvcache": 2},
+    "fp8_static_apart": {"fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
     # bfloat16: nothing is quantized.
     "llama": {"fuse_rope_kvcache": 3},
     "qwen3": {"enable_qk_norm_rope_fusion": 3, "fuse_qk_norm_rope_kvcache": 3, "fuse_rope_kvcache": 3},
@@ -146,13 +158,64 @@ def test_an_op_at_which_the_graph_is_split_is_not_fused_away(opened: Open) -> No
     assert rewrite(traced, config)[-1].reason == "the graph is split at kv_write"
 
 
+def test_attention_that_quantizes_is_what_the_graph_is_split_at(opened: Open) -> None:
+    _, traced = opened("fp8_dynamic")
+    module, config = copy.deepcopy(traced.module), passes("fuse_attn_quant")
+    assert places(run_passes(module.graph, config, 1, MAX_TOKENS)) == {"fuse_attn_quant": 2}
+    pieces = split(module.graph, config.splitting_ops)
+    assert [piece.splits for piece in pieces] == [False, True] * 2 + [False]
+    for piece in pieces:
+        names = [op_name(node) for node in piece.nodes]
+        # Codes and scales are taken out of the result where it is made.
+        assert (
+            names == ["attention_quantize_fp8_token", None, None]
+            if piece.splits
+            else "attention" not in names
+        )
+
+
+@pytest.mark.parametrize("name", ["smollm2", "fp8_static", "fp8_dynamic", "int8", "int8_static"])
+@pytest.mark.parametrize("splitting_ops", [("attention",), ()])
+def test_attention_that_quantizes_joins_long_contexts(
+    opened: Open, name: str, splitting_ops: tuple[str, ...]
+) -> None:
+    """300 positions are two chunks; beside them one that decodes in one chunk, and a prompt."""
+    step, traced = opened(name)
+    inputs = make_inputs()._replace(block_tables=torch.zeros(MAX_REQUESTS, 24, dtype=torch.int32))
+    config = replace(passes("fuse_attn_quant"), splitting_ops=splitting_ops)
+    programs = compile_traced(traced, step, inputs, config, Capacity(MAX_TOKENS, MAX_REQUESTS))
+    assert places(list(programs[0].passes))["fuse_attn_quant"] == ALONE[name]["fuse_attn_quant"]
+    compiled = bound(programs, step, inputs)
+    positions = [299, 20, *range(9)]
+    inputs.token_ids[:11] = torch.arange(11) * 7
+    inputs.positions[:11] = torch.tensor(positions)
+    inputs.block_tables[0, :19] = torch.arange(19)
+    inputs.block_tables[1, :2] = torch.tensor([20, 21])
+    inputs.block_tables[2, 0] = 22
+    blocks = torch.tensor([18, 21, *[22] * 9])
+    inputs.slot_mapping[:11] = blocks * BLOCK_SIZE + torch.tensor(positions) % BLOCK_SIZE
+    inputs.query_start_loc[:4] = torch.tensor([0, 1, 2, 11])
+    inputs.seq_lens[:3] = torch.tensor([300, 21, 9])
+    generator = torch.Generator().manual_seed(0)
+    for cache in step.kv_caches:
+        for part in (cache.keys, cache.values):
+            part.copy_(torch.randn(part.shape, generator=generator))
+    expected = eager(step, inputs, 11, 3)
+    assert expected.isfinite().all()
+    for mode in (CUDAGraphMode.NONE, CUDAGraphMode.PIECEWISE, CUDAGraphMode.FULL):
+        assert torch.equal(compiled.hidden(BatchCounts(11, 3, 3), mode), expected), mode
+
+
 def test_a_fusion_that_finds_nothing_says_why(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
     _, traced = opened("llama")
     with caplog.at_level(logging.INFO, logger="ozone"):
-        reports = rewrite(traced, passes("fuse_norm_quant", "fuse_act_padding", "enable_qk_norm_rope_fusion"))
+        flags = ("fuse_act_padding", "fuse_norm_quant", "fuse_attn_quant", "enable_qk_norm_rope_fusion")
+        reports = rewrite(traced, passes(*flags))
     reasons = {report.flag: str(report.reason) for report in reports}
     assert reasons["fuse_act_padding"] == "the graph has no pad"
     assert "the graph has no quantize_fp8_group" in reasons["fuse_norm_quant"]
+    # The output projection takes attention's result as it is.
+    assert reasons["fuse_attn_quant"].startswith("the graph has no quantize_fp8_group, quantize_fp8_static, ")
     assert "do not follow each other" in reasons["enable_qk_norm_rope_fusion"]
     (line,) = caplog.messages
     assert line.startswith("nothing to fuse for 1 to 64 tokens: fuse_act_padding (the graph has no pad); ")
@@ -160,8 +223,9 @@ def test_a_fusion_that_finds_nothing_says_why(opened: Open, caplog: pytest.LogCa
 
 def test_a_disabled_custom_op_is_named_as_the_reason(opened: Open) -> None:
     _, traced = opened("llama")
-    config = settings(custom_ops=("all", "-quantize"), pass_config=PassConfig(fuse_norm_quant=True))
-    assert rewrite(traced, config)[-1].reason == "quantize is no custom op"
+    for flag in ("fuse_norm_quant", "fuse_attn_quant"):
+        config = settings(custom_ops=("all", "-quantize"), pass_config=PassConfig(**{flag: True}))
+        assert rewrite(traced, config)[-1].reason == "quantize is no custom op"
 
 
 def test_rewriting_leaves_the_traced_graph_alone_and_no_dead_ops(opened: Open) -> None:

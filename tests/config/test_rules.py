@@ -260,12 +260,6 @@ def test_a_switch_for_several_processes_is_noticed_where_there_is_one(resolved: 
     assert "matches nothing" in config.notices[0]
 
 
-def test_a_switch_without_a_kernel_is_noticed(resolved: Resolved) -> None:
-    (notice,) = resolved("-cc.pass_config.fuse_attn_quant=True").notices
-    assert "fuse_attn_quant=True matches nothing: the platform cpu has no attention that quantizes" in notice
-    assert resolved("-cc.pass_config.fuse_attn_quant=False").notices == ()
-
-
 def test_what_a_graph_is_split_at_is_not_fused(resolved: Resolved) -> None:
     split = "-cc.splitting_ops=attention,kv_write"
     config = resolved("-O1", split)

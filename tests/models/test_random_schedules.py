@@ -38,6 +38,7 @@ FORMATS = (
 )
 SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
     "O1": (1, {}),
+    "O1, attention quantizes": (1, {"pass_config": {"fuse_attn_quant": True}}),
     "O2": (2, {"cudagraph_capture_sizes": [1, 2, 4]}),  # larger decode batches and mixed ones run otherwise
     "captured": (0, {"cudagraph_mode": "FULL", "custom_ops": ["all"]}),
 }
@@ -71,6 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
             out.mkdir()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(checkpoints.SHAPE, "num_hidden_layers", 6)
+                patch.setitem(checkpoints.SHAPE, "max_position_embeddings", 1024)
                 patch.setitem(checkpoints.SHAPE, "vocab_size", 320)  # as many as the tokenizer has
                 checkpoints.save(checkpoints.tiny_model("llama_tied"), out, "safetensors")
             save_tokenizer(out)
@@ -175,6 +177,36 @@ def test_answers_do_not_depend_on_the_schedule(
                 assert list(output.outputs[0].token_ids) == expected[place][:tokens]
 
         says_the_same()
+
+
+@pytest.mark.parametrize(("scheme", "cache"), FORMATS[1:4], ids=[scheme for scheme, _ in FORMATS[1:4]])
+def test_attention_that_quantizes_says_the_same_behind_long_contexts(
+    scheme: str, cache: str, folder: Folder
+) -> None:
+    """Some requests decode over one chunk of their context, some over several, some are prompts still."""
+    rng = random.Random(3)
+    prompts = [{"prompt_token_ids": [rng.randrange(3, 160) for _ in range(n)]} for n in (5, 240, 300, 530)]
+
+    def answers(level: int, compilation: dict[str, Any]) -> list[list[int]]:
+        with LLM(
+            str(folder(scheme)),
+            dtype="float32",
+            kv_cache_dtype=cache,
+            optimization_level=level,
+            compilation_config=compilation,
+            max_model_len=1024,
+            max_num_batched_tokens=256,
+        ) as llm:
+            outputs = llm.generate(prompts, params(MOST_TOKENS), use_tqdm=False)
+            return [list(output.outputs[0].token_ids) for output in outputs]
+
+    fused = {"pass_config": {"fuse_attn_quant": True}}
+    expected = answers(0, {"custom_ops": ["all"]})
+    for level in (1, 2):  # pieces; whole steps
+        assert answers(level, fused) == expected
+    # Between ops that run as they are.
+    few = {"custom_ops": ["none", "+quantize"]}
+    assert answers(1, {**few, **fused, "backend": "eager"}) == answers(0, few)
 
 
 # Ways to choose tokens: what a graph chooses, and what is reported of it, may not differ from -O0 either.

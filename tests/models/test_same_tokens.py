@@ -22,6 +22,7 @@ FAMILIES = ("llama_llama3_rope", "mistral", "qwen2_sliding", "qwen3", "gemma3_so
 EAGER = {"backend": "eager"}
 GRAPHS = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
 FUSIONS = {
+    "fuse_attn_quant": True,
     "fuse_rope_kvcache": True,
     "enable_qk_norm_rope_fusion": True,
     "fuse_qk_norm_rope_kvcache": True,

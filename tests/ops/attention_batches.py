@@ -37,14 +37,9 @@ class Batch:
     def seq_lens(self) -> Tensor:
         return torch.tensor([length for length, _ in self.requests], dtype=torch.int32)
 
-    def attend(
-        self,
-        scale: float,
-        window: int | None = None,
-        softcap: float | None = None,
-        op: Callable[..., Tensor] = attention,
-    ) -> Tensor:
-        return op(
+    def arguments(self) -> tuple[Tensor | None, ...]:
+        """Of the op, up to the scale."""
+        return (
             self.q,
             self.cache.keys,
             self.cache.values,
@@ -53,10 +48,17 @@ class Batch:
             self.block_tables,
             self.query_start_loc,
             self.seq_lens,
-            scale,
-            window,
-            softcap,
         )
+
+    def attend(
+        self,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        op: Callable[..., Tensor] = attention,
+    ) -> Tensor:
+        """What the op gives, by heads: (tokens, heads, head_dim)."""
+        return op(*self.arguments(), scale, window, softcap).view(self.q.shape)
 
     def poison(self, blocks: Tensor) -> None:
         """NaN for all that these blocks hold."""

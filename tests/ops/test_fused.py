@@ -1,4 +1,4 @@
-"""A fused op gives the bits of its parts, on every instruction set."""
+"""A fused op over rows gives the bits of its parts, on every instruction set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ozone.ops.registry import OPS
 from ozone.ops.schemas import FUSED
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+OVER_ROWS = [name for name, parts in FUSED.items() if parts[0] != "attention"]
 SHAPES = [(1, 576), (0, 64), (5, 96), (40, 2048)]
 
 
@@ -51,7 +52,7 @@ def _composed(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("name", OVER_ROWS)
 def test_a_fused_op_equals_its_parts(isa: str, name: str, dtype: torch.dtype) -> None:
     for rows, cols in SHAPES:
         arguments = _arguments(name, rows, cols, dtype)

@@ -172,16 +172,23 @@ SAMPLES: dict[str, Callable[[], tuple[Any, ...]]] = {
 
 
 def _fused_sample(parts: tuple[str, ...]) -> tuple[Any, ...]:
-    """The first part's sample in 32 columns, then the further arguments of the others."""
+    """The first part's sample, whose rows become 32 columns, then the further arguments of the others."""
     first, *others = (SAMPLES[part]() for part in parts)
-    wide = tuple(part.repeat_interleave(4, -1) if isinstance(part, torch.Tensor) else part for part in first)
-    return wide + tuple(argument for other in others for argument in other[1:])
+    if parts[0].endswith("rms_norm"):
+        first = tuple(
+            _wide(argument) if isinstance(argument, torch.Tensor) else argument for argument in first
+        )
+    elif parts[0] != "attention":  # 4 heads of 8
+        first = (_rows(3, 64), *first[1:])
+    return first + tuple(argument for other in others for argument in other[1:])
+
+
+def _wide(rows: torch.Tensor) -> torch.Tensor:
+    return rows.repeat_interleave(4, -1)
 
 
 SAMPLES |= {
     name: (lambda parts=parts: _fused_sample(parts))  # type: ignore[misc]
-    if parts[0].endswith("rms_norm")
-    else (lambda parts=parts: (_rows(3, 64), *_fused_sample(parts)[1:]))
     for name, parts in FUSED.items()
 }
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import ozone.ops.fused  # noqa: F401 (an import registers a family's ops)
 from ozone.bench.kernels.cases import Call, Case, Work, copies_for
 from ozone.bench.kernels.tensors import in_region, tensor_bytes
-from ozone.ops.attention import attention
 from ozone.ops.kv_cache import CacheLayout, KVCache, kv_write, rotary_embedding_kv_write
 from ozone.ops.registry import OPS
 
@@ -57,6 +57,9 @@ def cases() -> Iterator[Case]:
             for name in _DTYPES if batch in (_DECODE, _DECODE_8) else ("bf16",):
                 shape = f"{heads.model}, {batch.name}"
                 yield Case("attention", name, shape, partial(_attention, heads, batch, _DTYPES[name]))
+            # What `fuse_attn_quant` puts there for GGUF.
+            fused = partial(_attention, heads, batch, _BF16, "attention_quantize_int8_group", 32)
+            yield Case("attention_quantize_int8_group", "bf16", f"{heads.model}, {batch.name}", fused)
     for tokens in (1, 32, 512):
         shape = f"{_LLAMA.model}, {tokens} tokens"
         yield Case("rotary_embedding", "bf16", shape, partial(_rotary, tokens))
@@ -68,7 +71,10 @@ def cases() -> Iterator[Case]:
 # ---- attention ----
 
 
-def _attention(heads: _Heads, batch: _Batch, dtype: torch.dtype) -> Work:
+def _attention(
+    heads: _Heads, batch: _Batch, dtype: torch.dtype, op: str = "attention", *quantization: object
+) -> Work:
+    """`quantization`: arguments of an op that quantizes the result."""
     per_position = 2 * heads.kv_heads * heads.head_dim
     lengths = [length for length, _ in batch.requests]
     size = sum(lengths) * (per_position * dtype.itemsize + _scale_bytes(heads, dtype))
@@ -81,14 +87,14 @@ def _attention(heads: _Heads, batch: _Batch, dtype: torch.dtype) -> Work:
     q = torch.randn(tokens, heads.heads, heads.head_dim).to(_BF16)
     starts = torch.tensor([0] + [new for _, new in batch.requests]).cumsum(0).to(torch.int32)
     seq_lens = torch.tensor(lengths, dtype=torch.int32)
-    none, scale = torch.empty(0), heads.head_dim**-0.5
+    none, scale, function = torch.empty(0), heads.head_dim**-0.5, OPS[op].call
 
     def call(tables: Tensor) -> object:
-        return attention(
-            q, cache.keys, cache.values, scales, none, tables, starts, seq_lens, scale, None, None
-        )
+        contexts = (tables, starts, seq_lens, scale, None, None)
+        return function(q, cache.keys, cache.values, scales, none, *contexts, *quantization)
 
     calls = [partial(call, _tables(ids, blocks)) for ids in torch.split(order, sum(blocks))]
+    alone = len(batch.requests) == 1
     # A new token sees all positions up to its own.
     seen = sum(new * length - new * (new - 1) // 2 for length, new in batch.requests)
     return Work(
@@ -96,7 +102,7 @@ def _attention(heads: _Heads, batch: _Batch, dtype: torch.dtype) -> Work:
         bytes=size,
         operations=4 * heads.heads * heads.head_dim * seen,
         product="bf16",
-        peers=_sdpa(heads, batch, copies) if dtype is _BF16 and len(batch.requests) == 1 else {},
+        peers=_sdpa(heads, batch, copies) if op == "attention" and dtype is _BF16 and alone else {},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ozone.compilation.passes import (
     act_padding,
     act_quant,
+    attn_quant,
     norm_quant,
     qk_norm_rope,
     qk_norm_rope_kvcache,
@@ -17,6 +18,7 @@ FUSIONS: tuple[Fusion, ...] = (
     act_padding.FUSION,
     norm_quant.FUSION,
     act_quant.FUSION,
+    attn_quant.FUSION,
     qk_norm_rope_kvcache.FUSION,
     qk_norm_rope.FUSION,
     rope_kvcache.FUSION,
