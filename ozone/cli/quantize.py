@@ -30,8 +30,9 @@ schemes (weights, inputs):
   int8-static    INT8, one scale a row; INT8, one scale, found by calibration
   int4-g32, int4-g64, int4-g128, int4-channel
                  4 bits, one scale for that many columns of a row, rounded with error feedback (GPTQ) on the
-                 calibration text, from which scales and norms then learn to predict what the
-                 original does (models of up to 500M weights); inputs as they are
+                 calibration text and on what the model itself writes, from which scales and norms
+                 then learn to predict what the original does (models of up to 500M weights);
+                 inputs as they are
   bf16           nothing is quantized: what a GGUF file holds, as plain numbers"""
 # As in `ozone.quantization.recipes`, which imports torch.
 SCHEMES = (
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
 
     import torch
 
+    from ozone.entrypoints.assemble import keep_freed_memory
     from ozone.entrypoints.quantize import SAMPLE, Request, quantize
     from ozone.quantization.recipes import RECIPES
 
@@ -72,6 +74,7 @@ def main(argv: list[str]) -> int:
         recipe = dataclasses.replace(recipe, symmetric=False)
     if namespace.num_threads is not None:
         torch.set_num_threads(namespace.num_threads)
+    keep_freed_memory()
     request = Request(
         model=namespace.model,
         out=namespace.out,
@@ -105,9 +108,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration", type=Path, metavar="FILE", help="UTF-8 text of the model's use (default: a sample)")
     add("--calibration-tokens", type=count, default=65536, metavar="N", help="of it at most (default: 65536)")
     add("--distill-steps", type=whole, metavar="N", help="int4: windows of the text from which scales and "
-        "norms learn (default: 100, or 0 for models of more than 500M weights)")  # fmt: skip
-    add("--written-tokens", type=whole, default=32768, metavar="N", help="int4: about how many "
-        "tokens the model writes itself for them to learn from too (default: 32768)")  # fmt: skip
+        "norms learn (default: 120, or 0 for models of more than 500M weights)")  # fmt: skip
+    add("--written-tokens", type=whole, default=49152, metavar="N", help="int4: tokens that the "
+        "model writes itself, read beside the text where scales learn (default: 49152)")  # fmt: skip
     add("--force", action="store_true", help="overwrite the model in OUT")
     add("--json", action="store_true", help="print one JSON object on stdout; the rest goes to stderr")
     add("--num-threads", type=count, metavar="N", help="threads (default: usable cores)")

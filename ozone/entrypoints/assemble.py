@@ -57,7 +57,8 @@ _NOT_BUILT = (
 )
 # About 0.1 ms: the gap between two products of a step is shorter, a pause between steps is longer.
 _SPIN_COUNT = "10000"
-_M_ARENA_MAX = -8  # of glibc's malloc.h
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,16 @@ def share_heap() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_freed_memory() -> None:
+    """Let large blocks come from the heap of glibc too, and the heap keep what they leave: for work that
+    frees and asks for hundreds of megabytes again and again, which the system would clear each time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def return_freed_memory() -> None:

@@ -48,7 +48,7 @@ _STAGING = ".ozone-quantize-"
 _WINDOW = 512
 _LEAST_TOKENS = 64
 # A model that is larger loses less to rounding, and its steps take longer.
-_DISTILL_STEPS = 100
+_DISTILL_STEPS = 120
 _DISTILL_WEIGHTS = 500_000_000
 # What the model writes itself begins as so many tokens of the calibration text do.
 _BEGINNING = 16
@@ -84,7 +84,8 @@ class Request:
         calibration_tokens: how much of it, at most.
         distill_steps: windows of it from which the scales of 4-bit weights and the norms learn; None for as
             many as suit the model's size.
-        written_tokens: about how many tokens the model writes itself for them to learn from too.
+        written_tokens: where they learn, about how many tokens the model writes itself, for roundings to be
+            fitted to and for them to learn from beside the text.
         force: overwrite what `out` holds of an earlier model.
     """
 
@@ -95,7 +96,7 @@ class Request:
     calibration: Path = SAMPLE
     calibration_tokens: int = 65536
     distill_steps: int | None = None
-    written_tokens: int = 32768
+    written_tokens: int = 49152
     force: bool = False
     revision: str | None = None
     download_dir: str | None = None

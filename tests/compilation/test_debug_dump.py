@@ -128,7 +128,7 @@ def test_the_traced_graph_reads_like_code(programs: Dump) -> None:
 
 def test_a_pass_has_its_graph_with_the_changed_lines_marked(programs: Dump) -> None:
     first, second = programs.report["graphs"]
-    assert (first["steps"], second["steps"]) == ("1 to 8 tokens", "9 to 2048 tokens")
+    assert (first["steps"], second["steps"]) == ("1 to 8 tokens", "9 to 512 tokens")
     places = {made["name"]: made["places"] for made in first["passes"]}
     assert places["fuse_rope_kvcache"] == 2 and places["fuse_norm_quant"] == 0
     assert all((made["places"] == 0) == (made["reason"] is not None) for made in first["passes"])
@@ -171,9 +171,9 @@ def test_memory_is_there_with_lifetimes(programs: Dump) -> None:
 
 def test_exact_sizes_have_graphs_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
     passes = {"rope_kvcache_fusion_max_token_num": 8}
-    sizes: dict[str, Any] = {"compile_ranges_endpoints": [2048], "compile_sizes": [4], "pass_config": passes}
+    sizes: dict[str, Any] = {"compile_ranges_endpoints": [512], "compile_sizes": [4], "pass_config": passes}
     everything, exactly = start(tiny_model, tmp_path / "programs", **sizes).report["graphs"]
-    assert (everything["steps"], exactly["steps"]) == ("1 to 2048 tokens", "exactly 4 tokens")
+    assert (everything["steps"], exactly["steps"]) == ("1 to 512 tokens", "exactly 4 tokens")
     places = [{made["name"]: made["places"] for made in g["passes"]} for g in (everything, exactly)]
     assert [found["fuse_rope_kvcache"] for found in places] == [0, 2]
 
@@ -281,12 +281,12 @@ def test_a_hostile_model_name_is_shown_as_it_is(tiny_model: Path, tmp_path: Path
 def test_a_dump_takes_the_place_of_another_one_and_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
     start(tiny_model, tmp_path, mode="DYNAMO_TRACE_ONCE")
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "graph-1-2048-tokens" / "mine.png").write_text("mine")
+    (tmp_path / "graph-1-512-tokens" / "mine.png").write_text("mine")
     (tmp_path / "error.txt").write_text("of an earlier start")
     dump = start(tiny_model, tmp_path, mode="NONE", cudagraph_mode="FULL", custom_ops=["all"])
     assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()} == {
         "notes.txt",
-        "graph-1-2048-tokens/mine.png",
+        "graph-1-512-tokens/mine.png",
         "index.html",
         "report.json",
         "config.json",
@@ -349,25 +349,25 @@ def break_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "_compiled", broken)
 
 
-FOLDER = "graph-1-2048-tokens"
+FOLDER = "graph-1-512-tokens"
 FAILURES = [
     (break_trace, {}, r"the model cannot be traced, at .*test_debug_dump.py:\d+ in rows: \w+: ", []),
     (
         break_pass,
         {},
-        r"rewritten for 1 to 2048 tokens, fuse_act_padding: BrokenError: no sense; ",
+        r"rewritten for 1 to 512 tokens, fuse_act_padding: BrokenError: no sense; ",
         ["traced.py"],
     ),
     (
         break_lowering,
         {},
-        r"lowered for 1 to 2048 tokens, piece 2, ozone.silu_and_mul.default \(silu_and_mul\): BrokenError: ",
+        r"lowered for 1 to 512 tokens, piece 2, ozone.silu_and_mul.default \(silu_and_mul\): BrokenError: ",
         ["traced.py", f"{FOLDER}/pieces.txt", f"{FOLDER}/5-fuse_rope_kvcache.py"],
     ),
     (
         break_generation,
         {"custom_ops": ["all", "-silu_and_mul"]},
-        r"inductor cannot compile .* for 1 to 2048 tokens, piece 3 of .*aten.silu.*: BrokenError: no sense; ",
+        r"inductor cannot compile .* for 1 to 512 tokens, piece 3 of .*aten.silu.*: BrokenError: no sense; ",
         ["traced.py", f"{FOLDER}/pieces.txt"],
     ),
 ]
