@@ -2,7 +2,6 @@
 
 #include <cstddef>
 
-#include "kernels/attention_bytes.h"
 #include "kernels/attention_chunks.h"
 #include "kernels/attention_tile.h"
 #include "kernels/kv_tile.h"
@@ -13,14 +12,17 @@
 namespace ozone::OZONE_ISA {
 namespace {
 
+// Keys between two looks at the softmax. Steps begin at multiples of it, so that what a row gets does not depend
+// on the rows beside it.
+constexpr int64_t kStepKeys = 128;
+constexpr int64_t kStepTiles = kStepKeys / kTilePositions;
 // Rows (new tokens times query heads that share a KV head) that see a tile of keys together.
 constexpr int64_t kBlockRows = 48;
+// Floats that a row of probabilities or scores takes.
+constexpr int64_t kRowFloats = kStepKeys;
 
 // Up to so many, the products decode what they read.
-constexpr int64_t kRowsThatDecode = 12;
-
-// Where a prefill begins to read: what a row gets shall not depend on the rows beside it.
-constexpr int64_t kStepAlignment = 128;
+constexpr int64_t kRowsThatDecode = 2 * kRows;
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
@@ -43,7 +45,6 @@ struct Item {
     int64_t position;               // of the first of these tokens in its request
     int64_t first_key, end_key;     // first_key is a multiple of 16
     float* partial;                 // of the first head, or null where the result is whole
-    bool decode;                    // whether the token is alone in its request
 };
 
 // ---- one item ----
@@ -53,13 +54,12 @@ template <typename Form>
 struct Workspace {
     using Element = typename Form::Element;
     using Scalar = typename Form::Scalar;
-    static constexpr int64_t kStepKeys = Form::kStepKeys;
 
     float* scores;           // [kBlockRows][kStepKeys]
     Element* probabilities;  // the same
     float* out;              // [kBlockRows][columns]
     Scalar* queries;         // [rows / kRows][steps][kRows]
-    Element* keys;           // decoded: [kStepKeys / 16][16 * columns]
+    Element* keys;           // decoded: [kStepTiles][16 * columns]
     Element* values;
     Element* last_values;    // a tile that is not full
     float* factors;          // [kStepKeys]: of scores
@@ -71,14 +71,13 @@ struct Workspace {
             part = reinterpret_cast<T*>(at);
             at += (count * sizeof(T) + 63) / 64 * 64;
         };
-        take(scores, kBlockRows * kStepKeys);
+        take(scores, kBlockRows * kRowFloats);
         take(probabilities, kBlockRows * kStepKeys);
         take(queries, kBlockRows * columns);
         take(out, kBlockRows * columns);
         take(factors, kStepKeys);
         take(value_scales, kStepKeys);
         take(last_values, kTilePositions * columns);
-        if (Form::kTakesCodes) return;
         take(keys, kStepKeys * columns);
         take(values, kStepKeys * columns);
     }
@@ -86,10 +85,11 @@ struct Workspace {
 
 // Where the tiles of a step lie, and those after it, in the order in which they are read: the keys of the step,
 // its values, the keys of the next step, and so on. What lies behind the last tile is harmless to read again.
-template <typename C, int64_t kStepTiles>
+template <typename C>
 struct Tiles {
-    const C* reads[4 * kStepTiles + kAhead<C>];
-    int64_t count;  // of keys, and of values
+    const C* reads[2 * kStepTiles + kAhead];
+    int64_t scales[kStepTiles];  // where the scales of a tile begin
+    int64_t count;               // of keys, and of values
 
     const C** values() { return reads + count; }
 };
@@ -99,8 +99,6 @@ class Task {
     using Element = typename Form::Element;
     using Scalar = typename Form::Scalar;
     static constexpr bool kScaledByPosition = __is_same(C, int8_t);
-    static constexpr int kRows = Form::kRows;
-    static constexpr int64_t kStepKeys = Form::kStepKeys, kStepTiles = kStepKeys / kTilePositions;
 
   public:
     // `next` is the item that comes after this one, or null.
@@ -153,7 +151,10 @@ class Task {
         with_type(p_.dtype, [&]<typename T>(T) {
             Element row[kMaxColumns];
             each_query<T>([&](int64_t r, const T* q) {
-                pack_query(row, q, r);
+                int64_t i = 0;
+                for (; i + kLanes <= p_.head_dim; i += kLanes) Form::store(row + i, load(q + i));
+                for (; i < columns_; i += kLanes)
+                    Form::store(row + i, load_some(q + i, p_.head_dim > i ? p_.head_dim - i : 0));
                 const int64_t block = r / kRows * kRows, left = rows_ - block, width = left < kRows ? left : kRows;
                 Scalar* to = work_.queries + block * step_count() + r % kRows;
                 for (int64_t step = 0; step < step_count(); ++step)
@@ -162,36 +163,21 @@ class Task {
         });
     }
 
-    template <typename T>
-    OZONE_INLINE void pack_query(Element* to, const T* q, int64_t row) {
-        const auto lanes = [&](int64_t i) {
-            const int64_t left = p_.head_dim - i;
-            return left >= kLanes ? load(q + i) : load_some(q + i, left > 0 ? left : 0);
-        };
-        if constexpr (Form::kTakesCodes) {
-            packed_[row] = Form::pack_row(to, columns_, lanes);
-        } else {
-            for (int64_t i = 0; i < columns_; i += kLanes) Form::store(to + i, lanes(i));
-        }
-    }
-
     // Writes where the tiles of the step at `key` lie, and those of the steps after it as far as there is room.
     void locate(int64_t key) {
         const C** to = tiles_.reads;
+        const C* const* const end = tiles_.reads + 2 * kStepTiles + kAhead;
         tiles_.count = tiles_of(item_, key);
-        const C* const* const end = tiles_.reads + 2 * tiles_.count + kAhead<C>;
+        locate_scales(key);
         const Item* item = &item_;
-        while (item && to < end) {
+        while (item && end - to >= 2 * kStepTiles) {
             const int64_t count = tiles_of(*item, key);
             locate_step(*item, key, count, to, to + count);
             to += 2 * count;
             key += kStepKeys;
-            if (key >= item->end_key) {
-                item = item == &item_ ? next_ : nullptr;
-                if (item) key = item->first_key;
-            }
-            if constexpr (kScaledByPosition)
-                if (item) prefetch_scales(*item, key);
+            if (key < item->end_key) continue;
+            item = item == &item_ ? next_ : nullptr;
+            if (item) key = item->first_key;
         }
         for (; to < end; ++to) *to = to[-1];
     }
@@ -222,18 +208,10 @@ class Task {
         });
     }
 
-    // The scales of a tile's keys, and behind them those of its values.
-    OZONE_INLINE const float* scales_of(const Item& item, int64_t block, int64_t tile) const {
+    void locate_scales(int64_t key) {
         const int64_t per_block = p_.block_size / kTilePositions;
-        return p_.kv_scales + ((block * p_.kv_heads + item.kv_head) * per_block + tile) * 2 * kTilePositions;
-    }
-
-    // Asks for the scales of the step at `key`.
-    void prefetch_scales(const Item& item, int64_t key) const {
-        each_tile(item, key, tiles_of(item, key), [&](int64_t, int64_t block, int64_t tile) {
-            const float* scales = scales_of(item, block, tile);
-            __builtin_prefetch(scales);
-            __builtin_prefetch(scales + kTilePositions);
+        each_tile(item_, key, tiles_.count, [&](int64_t i, int64_t block, int64_t tile) {
+            tiles_.scales[i] = ((block * p_.kv_heads + item_.kv_head) * per_block + tile) * 2 * kTilePositions;
         });
     }
 
@@ -241,8 +219,7 @@ class Task {
         const int64_t left = item_.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
         locate(key);
         const int64_t count = tiles_.count;
-        value_factor_ = 1;
-        if constexpr (kScaledByPosition) read_scales(key, keys, scale);
+        if constexpr (kScaledByPosition) read_scales(keys, count, scale);
         score(count);
         for (int64_t row = 0; row < rows_; ++row) mask_and_find_largest(row, key, keys);
         rescale();
@@ -250,43 +227,39 @@ class Task {
         weigh_values(keys, count);
     }
 
-    void read_scales(int64_t key, int64_t keys, float scale) {
-        const int64_t count = tiles_.count;
-        each_tile(item_, key, count, [&](int64_t at, int64_t block, int64_t tile) {
-            const float* scales = scales_of(item_, block, tile);
+    void read_scales(int64_t keys, int64_t count, float scale) {
+        for (int64_t tile = 0; tile < count; ++tile)
             for (int64_t i = 0; i < kTilePositions; i += kLanes) {
-                store(work_.factors + at * kTilePositions + i, load(scales + i) * scale);
-                store(work_.value_scales + at * kTilePositions + i, load(scales + kTilePositions + i));
+                const float* scales = p_.kv_scales + tiles_.scales[tile] + i;
+                store(work_.factors + tile * kTilePositions + i, load(scales) * scale);
+                store(work_.value_scales + tile * kTilePositions + i, load(scales + kTilePositions));
             }
-        });
         for (int64_t i = keys; i < count * kTilePositions; ++i) work_.value_scales[i] = 0;
-        if constexpr (Form::kTakesCodes)
-            value_factor_ = Form::scale_weights(work_.value_scales, count * kTilePositions);
     }
 
     // Tiles that few rows see are decoded as they are multiplied; others once, to memory.
-    bool reads_cache() const { return Form::kTakesCodes || __is_same(Element, C) || rows_ <= kRowsThatDecode; }
+    bool reads_cache() const { return __is_same(Element, C) || rows_ <= kRowsThatDecode; }
 
     void score(int64_t count) {
         if (reads_cache()) return score_from(tiles_.reads, count);
-        if constexpr (!Form::kTakesCodes && !__is_same(Element, C)) {
-            const Element* tiles[kStepTiles + kAhead<Element>];
+        if constexpr (!__is_same(Element, C)) {
+            const Element* tiles[kStepTiles + kAhead];
             for (int64_t i = 0; i < count; ++i) {
                 Element* to = work_.keys + i * kTilePositions * columns_;
                 decode_keys<Form>(to, tiles_.reads + i, columns_);
                 tiles[i] = to;
             }
-            for (int64_t i = count; i < count + kAhead<Element>; ++i) tiles[i] = tiles[count - 1];
+            for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
             score_from(tiles, count);
         }
     }
 
     template <typename S>
     void score_from(const S* const* tiles, int64_t count) {
-        const S* vectors[(kStepTiles + kAhead<S>) * kSplit];
-        for (int64_t i = 0; i < (count + kAhead<S>) * kSplit; ++i)
+        const S* vectors[(kStepTiles + kAhead) * kSplit];
+        for (int64_t i = 0; i < (count + kAhead) * kSplit; ++i)
             vectors[i] = tiles[i / kSplit] + i % kSplit * kLanes * kPack<S>;
-        constexpr int kWide = wide<S>();
+        constexpr int kWide = Reader<Form, S>::kWide;
         int64_t v = 0;
         for (; v + kWide <= count * kSplit; v += kWide) score_vectors<S, kWide>(v, vectors + v);
         if constexpr (kWide == 4) {
@@ -299,34 +272,16 @@ class Task {
     template <typename S, int V>
     OZONE_INLINE void score_vectors(int64_t v, const S* const* vectors) {
         for (int64_t row = 0; row < rows_; row += kRows)
-            with_block(row, [&]<int R>(Rows<R>) {
-                float* const to = work_.scores + row * kStepKeys + v * kLanes;
-                const Scalar* const queries = work_.queries + row * step_count();
-                const float* const factors = work_.factors + v * kLanes;
-                if constexpr (Form::kTakesCodes) {
-                    score_codes<Form, R, V>(to, kStepKeys, queries, packed_ + row, vectors, step_count(), factors);
-                } else {
-                    scores<Form, S, R, V>(to, kStepKeys, queries, vectors, step_count(), factors);
-                }
+            with_rows(rows_ - row, [&]<int R>(Rows<R>) {
+                scores<Form, S, R, V>(work_.scores + row * kRowFloats + v * kLanes, kRowFloats,
+                                      work_.queries + row * step_count(), vectors, step_count(),
+                                      work_.factors + v * kLanes);
             });
-    }
-
-    // Calls `body(Rows<R>)` for the rows of the block that begins at `row`.
-    template <typename Body>
-    OZONE_INLINE void with_block(int64_t row, Body body) const {
-        with_rows(rows_ - row < kRows ? rows_ - row : kRows, body);
-    }
-
-    // Reads that a product has room for beside its sums.
-    template <typename S>
-    static constexpr int wide() {
-        if constexpr (Form::kTakesCodes) return Form::kWide;
-        else return Reader<Form, S>::kWide;
     }
 
     // Scores of keys that the row does not see become minus infinity; finds the tiles in which it sees any.
     void mask_and_find_largest(int64_t row, int64_t key, int64_t keys) {
-        float* scores = work_.scores + row * kStepKeys;
+        float* scores = work_.scores + row * kRowFloats;
         int64_t end = positions_[row] + 1 - key, begin = p_.window ? end - p_.window : 0;
         if (end > keys) end = keys;
         if (begin < 0) begin = 0;
@@ -381,7 +336,7 @@ class Task {
     }
 
     void exponentiate(int64_t row, int64_t count) {
-        const float* scores = work_.scores + row * kStepKeys;
+        const float* scores = work_.scores + row * kRowFloats;
         Element* to = work_.probabilities + row * kStepKeys;
         const F32 most = splat(largest_[row]), keep = splat(keep_[row]);
         const Seen seen = seen_[row];
@@ -403,14 +358,14 @@ class Task {
 
     void weigh_values(int64_t keys, int64_t count) {
         if (reads_cache()) return weigh_from(tiles_.values(), keys, count);
-        if constexpr (!Form::kTakesCodes && !__is_same(Element, C)) {
-            const Element* tiles[kStepTiles + kAhead<Element>];
+        if constexpr (!__is_same(Element, C)) {
+            const Element* tiles[kStepTiles + kAhead];
             for (int64_t i = 0; i < count; ++i) {
                 Element* to = work_.values + i * kTilePositions * columns_;
                 decode_values<Form>(to, tiles_.values() + i, columns_);
                 tiles[i] = to;
             }
-            for (int64_t i = count; i < count + kAhead<Element>; ++i) tiles[i] = tiles[count - 1];
+            for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
             weigh_from(tiles, keys, count);
         }
     }
@@ -423,9 +378,9 @@ class Task {
             copy_until(last, tiles[count - 1], keys % kTilePositions);
             tiles[count - 1] = last;
         }
-        constexpr int kWide = wide<S>();
+        constexpr int kWide = Reader<Form, S>::kWide;
         for (int64_t row = 0; row < rows_; row += kRows)
-            with_block(row, [&]<int R>(Rows<R>) {
+            with_rows(rows_ - row, [&]<int R>(Rows<R>) {
                 int64_t column = 0;
                 for (; column + kWide * kLanes <= columns_; column += kWide * kLanes)
                     weigh<S, R, kWide>(row, column, tiles, count);
@@ -439,15 +394,9 @@ class Task {
 
     template <typename S, int R, int V>
     OZONE_INLINE void weigh(int64_t row, int64_t column, const S* const* tiles, int64_t count) {
-        float* const to = work_.out + row * columns_;
-        const auto p = reinterpret_cast<const Scalar*>(work_.probabilities + row * kStepKeys);
-        constexpr int64_t stride = kStepKeys / Form::kPack;
-        if constexpr (Form::kTakesCodes) {
-            gather_codes<Form, R, V>(to, columns_, keep_ + row, p, stride, tiles, count, column, columns_,
-                                     value_factor_);
-        } else {
-            gather<Form, S, R, V>(to, columns_, keep_ + row, p, stride, tiles, count, column, columns_);
-        }
+        gather<Form, S, R, V>(work_.out + row * columns_, columns_, keep_ + row,
+                              reinterpret_cast<const Scalar*>(work_.probabilities + row * kStepKeys),
+                              kStepKeys / Form::kPack, tiles, count, column, columns_);
     }
 
     // A copy of a tile of values with zeros for the positions from `position` on.
@@ -499,19 +448,17 @@ class Task {
     const Item* const next_;
     const int64_t columns_, rows_;
     const Workspace<Form> work_;
-    Tiles<C, kStepTiles> tiles_;
+    Tiles<C> tiles_;
     alignas(64) float largest_[kBlockRows], new_largest_[kBlockRows], keep_[kBlockRows];
     alignas(64) float sums_[kBlockRows][kTilePositions];
-    float value_factor_;  // of weighed values
-    typename Form::Row packed_[kBlockRows];
     Seen seen_[kBlockRows];
     int64_t positions_[kBlockRows];
 };
 
 void attend(const Attention& p, const Item& item, const Item* next) {
     with_cache_type(p.cache_dtype, [&]<typename C>(C) {
-        if (item.decode) return Task<typename DecodeFormOf<C>::type, C>(p, item, next)();
-        Task<typename FormOf<C>::type, C>(p, item, next)();
+        Task<typename FormOf<C>::type, C> task(p, item, next);
+        task();
     });
 }
 
@@ -525,7 +472,7 @@ OZONE_INLINE void each_slice(const Attention& p, int64_t i, Body body) {
         for (int64_t slice = 0; slice < slices.count; ++slice) {
             const int64_t begin = slice * slices.length, left = slices.group - begin;
             const int64_t heads = left < slices.length ? left : slices.length;
-            body(Item{i, kv_head, kv_head * slices.group + begin, heads, p.query_start_loc[i], 1, 0, 0, 0, nullptr, false});
+            body(Item{i, kv_head, kv_head * slices.group + begin, heads, p.query_start_loc[i], 1, 0, 0, 0, nullptr});
         }
 }
 
@@ -537,7 +484,6 @@ OZONE_INLINE void each_item_of_decode(const Attention& p, int64_t i, Body body) 
     const Chunks chunks = chunks_of(length, p.window);
     for (int64_t c = 0; c < chunks.count; ++c)
         each_slice(p, i, [&](Item item) {
-            item.decode = true;
             item.position = length - 1;
             item.first_key = chunks.begin + c * chunks.length;
             item.end_key = item.first_key + chunks.length < length ? item.first_key + chunks.length : length;
@@ -557,7 +503,7 @@ OZONE_INLINE void each_item_of_prefill(const Attention& p, int64_t i, int64_t to
             item.token = first + token;
             item.position = p.seq_lens[i] - tokens + token;
             const int64_t seen = p.window ? item.position + 1 - p.window : 0;
-            item.first_key = seen > 0 ? seen / kStepAlignment * kStepAlignment : 0;
+            item.first_key = seen > 0 ? seen / kStepKeys * kStepKeys : 0;
             item.end_key = item.position + item.tokens;
             body(item);
         }

@@ -13,31 +13,25 @@
 
 namespace ozone::OZONE_ISA {
 
+// Rows that a product keeps in registers.
+inline constexpr int kRows = 6;
 // Vectors that the 16 lanes of a tile are.
 inline constexpr int kSplit = 16 / kLanes;
-// Tiles by which reading runs ahead, and the most of them: of 8-bit types twice as many, which are as many bytes. Each
-// line is asked for several times, since a request that finds no place may be dropped (linear_gguf.cpp), and into the
-// second-level cache: more can be under way there than from the first.
+// Tiles by which reading runs ahead, and the most of them. Each line is asked for several times, since a request that
+// finds no place may be dropped (linear_gguf.cpp), and into the second-level cache: more can be under way there than
+// from the first.
 inline constexpr int kAheadTiles[] = {16, 12, 8, 4};
-template <typename C>
-inline constexpr int kAheadScale = sizeof(C) == 1 ? 2 : 1;
-template <typename C>
-inline constexpr int kAhead = kAheadScale<C> * kAheadTiles[0];
+inline constexpr int kAhead = 16;
 
 // Asks for what lies `offset` elements into the tiles that are read after `tiles[0]`.
 template <typename C>
 OZONE_INLINE void prefetch(const C* const* tiles, int64_t offset, int vectors_per_tile = 1) {
-    for (const int ahead : kAheadTiles)
-        __builtin_prefetch(tiles[kAheadScale<C> * ahead * vectors_per_tile] + offset, 0, 2);
+    for (const int ahead : kAheadTiles) __builtin_prefetch(tiles[ahead * vectors_per_tile] + offset, 0, 2);
 }
 
 // ---- forms ----
 
 struct Floats {
-    static constexpr int kRows = 6;                // that a product keeps in registers
-    static constexpr int64_t kStepKeys = 128;      // between two looks at the softmax
-    static constexpr bool kTakesCodes = false;     // whether products take 8-bit codes as they lie
-    struct Row {};                                 // what products know of a row besides
     using Element = float;  // of tiles of the form's own type
     using Scalar = float;   // of queries and probabilities: what one step of a product takes
     using Vector = F32;
@@ -52,10 +46,6 @@ struct Floats {
 
 #if defined(__AVX512BF16__)
 struct Pairs {
-    static constexpr int kRows = 6;
-    static constexpr int64_t kStepKeys = 128;
-    static constexpr bool kTakesCodes = false;
-    struct Row {};
     using Element = bf16;
     using Scalar = uint32_t;
     using Vector = __m512bh;
@@ -303,7 +293,7 @@ void gather(float* out, int64_t out_stride, const float* keep, const typename Fo
     }
 }
 
-// Calls `body(Rows<R>)` for the number of rows, 1 to 6.
+// Calls `body(Rows<R>)` for the number of rows, 1 to kRows.
 template <int R>
 struct Rows {
     static constexpr int value = R;

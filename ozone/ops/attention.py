@@ -167,9 +167,8 @@ def attention(
 
     Returns: (tokens, heads * head_dim), dense, of q's type.
 
-    Products with a bfloat16 or 8-bit cache may be of queries and probabilities rounded to bfloat16 or, in a
-    decode with an int8 cache, to 16-bit integers; softmax is float32, and sums are or are exact. A token's
-    result depends neither on the batch around it nor on the number of threads.
+    Products with a bfloat16 or 8-bit cache may be of queries and probabilities rounded to bfloat16; sums and
+    softmax are float32. A token's result depends neither on the batch around it nor on the number of threads.
     """
     starts = query_start_loc.tolist()
     lengths = seq_lens.tolist()
