@@ -143,10 +143,11 @@ void run(const LinearGguf& p, int rank, int size, int way) {
 }
 
 Stretch weights_of(const LinearGguf& p, int rank, int size) {
+    static_assert(kFewTokens <= kRankTokens);
+    if (p.tokens > kFewTokens) return {};
     int64_t panels = 0;
     for (const auto& segment : p.segments) panels += (segment.rows + kPanelRows - 1) / kPanelRows;
     const Share mine = divide(panels, p.tokens, kRankTokens, rank, size).panels;
-    if (p.tokens > kFewTokens) return {};
     int64_t before = 0, begin = 0, end = 0;  // panels and bytes
     for (const auto& segment : p.segments) {
         if (segment.rows == 0) continue;

@@ -38,13 +38,14 @@ inline Division divide(int64_t panels, int64_t tokens, int tile, int rank, int s
 // Rows of tokens that have no more than one pass over weights, which memory limits.
 constexpr int64_t kFewTokens = 8;
 
-// The weights of a rank where few tokens meet `rows` rows of them in panels of `panel_bytes`.
+// The weights of a rank where few tokens meet `rows` rows of them in panels of `panel_bytes`. Tokens of one tile are
+// never divided, however many ranks there are.
 inline Stretch panels_of(const void* weight, int64_t rows, int64_t panel_bytes, int64_t tokens, int tile, int rank,
                          int size) {
-    const Division mine = divide((rows + kPanelRows - 1) / kPanelRows, tokens, tile, rank, size);
-    if (tokens > kFewTokens || mine.tokens.end - mine.tokens.begin < tokens) return {};
-    return {static_cast<const std::byte*>(weight) + mine.panels.begin * panel_bytes,
-            (mine.panels.end - mine.panels.begin) * panel_bytes};
+    if (tokens > kFewTokens || tokens > tile) return {};
+    const Share panels = divide((rows + kPanelRows - 1) / kPanelRows, tokens, tile, rank, size).panels;
+    return {static_cast<const std::byte*>(weight) + panels.begin * panel_bytes,
+            (panels.end - panels.begin) * panel_bytes};
 }
 
 // Where a pass over weights prefetches: three places a step, `apart` bytes from each other, that advance with it.
