@@ -46,15 +46,6 @@ def op(request: pytest.FixtureRequest) -> Iterator[Callable[..., Tensor]]:
     NATIVE.set_isa(before)
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of threads of the native team."""
-    assert NATIVE is not None
-    before = NATIVE.num_threads()
-    yield NATIVE.set_num_threads
-    NATIVE.set_num_threads(before)
-
-
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
 
@@ -172,14 +163,14 @@ def _rows_of(batch: Batch, request: int) -> slice:
 @pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("window", [None, 60])
 def test_a_request_gets_the_same_alone_in_a_batch_and_with_any_number_of_threads(
-    isa: str, threads: Callable[[int], None], cache_dtype: torch.dtype, window: int | None
+    isa: str, set_num_threads: Callable[[int], None], cache_dtype: torch.dtype, window: int | None
 ) -> None:
     requests = [(20, 20), (61, 1), (400, 130), (5, 1), (1030, 1), (300, 1)]
     batch = make_batch(requests, heads=6, head_dim=64, dtype=torch.bfloat16, cache_dtype=cache_dtype)
-    threads(1)
+    set_num_threads(1)
     expected = batch.attend(0.125, window)
     for count in (2, 3, 5):
-        threads(count)
+        set_num_threads(count)
         assert torch.equal(batch.attend(0.125, window), expected)
     for i in range(len(requests)):
         rows = _rows_of(batch, i)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +10,9 @@ import torch
 from attention_batches import Batch, make_batch
 from torch import Tensor
 
-from ozone.native import library
 from ozone.ops.registry import OPS
 from ozone.ops.schemas import FUSED, QUANTIZATIONS
 
-NATIVE = library()
 NAMES = [name for name, parts in FUSED.items() if parts[0] == "attention"]
 GROUPS = {"quantize_fp8_group": (16, 64), "quantize_int8_group": (32, 64)}
 
@@ -58,15 +56,6 @@ def check(
     arguments = (*batch.arguments(), 0.3, window, softcap)
     attended = kind("attention")(*arguments)
     assert_same_bits(kind(name)(*arguments, *own), kind(quantization)(attended, *own))
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of threads of the native team."""
-    assert NATIVE is not None
-    before = NATIVE.num_threads()
-    yield NATIVE.set_num_threads
-    NATIVE.set_num_threads(before)
 
 
 def test_there_is_one_for_every_quantization() -> None:
@@ -115,15 +104,17 @@ def test_the_cache_may_have_8_bits(isa: str, name: str, cache_dtype: torch.dtype
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_number_of_threads_gives_the_same(isa: str, threads: Callable[[int], None], name: str) -> None:
+def test_any_number_of_threads_gives_the_same(
+    isa: str, set_num_threads: Callable[[int], None], name: str
+) -> None:
     own = own_arguments(FUSED[name][1], 96)  # no whole head
     for requests in ([(1000, 1)], BATCHES["mixed"]):
         batch = make_batch(requests, heads=9, kv_heads=3, head_dim=64, dtype=torch.bfloat16)
         arguments = (*batch.arguments(), 0.125, None, None, *own)
-        threads(1)
+        set_num_threads(1)
         expected = OPS[name].call(*arguments)
         for count in (2, 3, 5):
-            threads(count)
+            set_num_threads(count)
             assert_same_bits(OPS[name].call(*arguments), expected)
 
 
