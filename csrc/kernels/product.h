@@ -15,10 +15,16 @@ struct Division {
     Share panels, tokens;
 };
 
+// Tokens of a rank from which on it takes all panels. What a rank computes of a token then stays in its core's
+// caches from one op to the next, which divide tokens too: cores that share no cache need four times as long to read
+// what another one wrote (docs/decisions/0019-tokens-stay-with-their-core.md).
+constexpr int64_t kManyTokens = 64;
+
 // A rank's part of a product: some panels, some tokens in units of `tile`. A panel costs as much as two tiles of
 // tokens beside those it is multiplied with: it has to come from memory, for every rank that uses it.
 inline Division divide(int64_t panels, int64_t tokens, int tile, int rank, int size) {
     constexpr int64_t kPanelCost = 2;
+    if (tokens >= kManyTokens * size) return {{0, panels}, share_of(tokens, rank, size, tile)};
     const int64_t tiles = (tokens + tile - 1) / tile;
     int64_t best = INT64_MAX;
     int over_panels = size, over_tokens = 1;

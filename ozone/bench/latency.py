@@ -10,7 +10,7 @@ from ozone.bench.loading import BenchModel, load_for_bench
 from ozone.bench.machine import Bandwidth, ReadMeter
 from ozone.bench.reporting import Reporter, Row, add_report_arguments, header, milliseconds
 from ozone.bench.statistics import Summary, summary_json
-from ozone.bench.workload import add_length_arguments, count, random_token_ids, whole
+from ozone.bench.workload import add_iteration_arguments, add_length_arguments, count, random_token_ids
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.entrypoints.console import start_logging
 
@@ -43,16 +43,11 @@ def main(argv: list[str]) -> int:
         "and the share of this machine's read bandwidth that decoding reaches by reading the weights.",
     )
     add_length_arguments(parser, input_len=32, output_len=128)
-    group = parser.add_argument_group("measurement")
+    group = parser.add_argument_group("requests")
     group.add_argument(
         "--batch-size", type=count, default=1, metavar="N", help="requests at a time (default: 1)"
     )
-    group.add_argument(
-        "--num-iters", type=count, default=10, metavar="N", help="timed iterations (default: 10)"
-    )
-    group.add_argument(
-        "--num-iters-warmup", type=whole, default=2, metavar="N", help="iterations before that (default: 2)"
-    )
+    add_iteration_arguments(parser, num_iters=10, num_iters_warmup=2)
     add_report_arguments(parser)
     add_engine_arguments(parser, model="both")
     namespace = parser.parse_args(argv)
@@ -76,7 +71,7 @@ def _measure(model: BenchModel, parameters: dict[str, int], reporter: Reporter) 
     engine, config = model.loaded.engine, model.loaded.config
     warmup, batch = parameters["num_iters_warmup"], parameters["batch_size"]
     total = warmup + parameters["num_iters"]
-    # Every iteration has prompts of its own: a prefix cache must not answer for the prefill.
+    # Every iteration has prompts of its own, for a prefix cache that was asked for.
     prompts = random_token_ids(
         total * batch, parameters["input_len"], range(model.geometry.vocab_size), config.model.seed
     )

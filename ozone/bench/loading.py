@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,14 @@ class BenchModel:
 
 
 def load_for_bench(args: EngineArgs, reporter: Reporter) -> BenchModel:
-    """Load the model that `args` name. Raises `OzoneError` as `load` does."""
+    """Load the model that `args` name, without a prefix cache where they say nothing of one.
+
+    It would answer for prefills, and keep what was computed, so that all that follows needs new memory.
+
+    Raises `OzoneError` as `load` does.
+    """
+    if args.enable_prefix_caching is None:
+        args = dataclasses.replace(args, enable_prefix_caching=False)
     loaded = load(args)
     reporter.note(loaded.startup.line())
     files = open_model(

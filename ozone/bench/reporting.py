@@ -88,6 +88,7 @@ def model_report(config: OzoneConfig) -> dict[str, object]:
         "dtype": config.model.dtype,
         "optimization_level": config.optimization_level,
         "num_threads": config.parallel.num_threads,
+        "enable_prefix_caching": config.cache.enable_prefix_caching,
     }
 
 

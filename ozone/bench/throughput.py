@@ -11,8 +11,10 @@ from ozone.bench.loading import BenchModel, load_for_bench
 from ozone.bench.machine import KIND_OF_DTYPE, Peak, measure_peak
 from ozone.bench.model_cost import operations
 from ozone.bench.reporting import Reporter, Row, add_report_arguments, header
+from ozone.bench.statistics import summary_json
 from ozone.bench.workload import (
     Prompt,
+    add_iteration_arguments,
     add_length_arguments,
     add_prompt_arguments,
     random_token_ids,
@@ -25,7 +27,7 @@ from ozone.entrypoints.console import start_logging
 
 @dataclass(frozen=True)
 class Load:
-    """All requests of a run: `seconds` from the first submission to the last token."""
+    """All requests of an iteration: `seconds` from the first submission to the last token."""
 
     seconds: float
     requests: list[RequestTimes]
@@ -48,6 +50,7 @@ def main(argv: list[str]) -> int:
     )
     add_length_arguments(parser, input_len=128, output_len=64)
     add_prompt_arguments(parser, num_prompts=32)
+    add_iteration_arguments(parser, num_iters=3, num_iters_warmup=1)
     add_report_arguments(parser)
     add_engine_arguments(parser, model="both")
     namespace = parser.parse_args(argv)
@@ -60,44 +63,51 @@ def main(argv: list[str]) -> int:
         "input_len": namespace.input_len if given is None else None,
         "output_len": namespace.output_len,
         "dataset_path": None if given is None else str(namespace.dataset_path),
+        "num_iters": namespace.num_iters,
+        "num_iters_warmup": namespace.num_iters_warmup,
     }
     model = load_for_bench(args, reporter)
     try:
-        load = _measure(model, parameters, given, reporter)
+        loads = _measure(model, parameters, given, reporter)
     finally:
         model.loaded.engine.shutdown()
-    _report(model, load, parameters, reporter)
+    _report(model, loads, parameters, reporter)
     return 0
 
 
 def _measure(
     model: BenchModel, parameters: dict[str, Any], given: list[Prompt] | None, reporter: Reporter
-) -> Load:
+) -> list[Load]:
     number, seed = parameters["num_prompts"], model.loaded.config.model.seed
-    vocabulary = range(model.geometry.vocab_size)
     if given is None:
+        vocabulary = range(model.geometry.vocab_size)
         prompts = random_token_ids(number, parameters["input_len"], vocabulary, seed)
     else:
         encode = model.loaded.tokenizer.encode
         prompts = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in take(given, number)]
     params = greedy(parameters["output_len"])
-    # The first request of a process pays for what is built lazily; it is not part of the load.
-    run_requests(model.loaded.engine, random_token_ids(1, 8, vocabulary, seed + 1), greedy(2))
-    with reporter.progress("tokens", number * parameters["output_len"]) as step:
-        begin = time.perf_counter()
-        requests = run_requests(model.loaded.engine, prompts, params, arrived=step)
-    end = max(request.arrivals[-1][0] for request in requests)
-    return Load(end - begin, requests)
+    warmup, loads = parameters["num_iters_warmup"], []
+    total = warmup + parameters["num_iters"]
+    with reporter.progress("tokens", total * number * parameters["output_len"]) as step:
+        for index in range(total):
+            begin = time.perf_counter()
+            requests = run_requests(model.loaded.engine, prompts, params, arrived=step)
+            if index >= warmup:
+                loads.append(Load(max(request.arrivals[-1][0] for request in requests) - begin, requests))
+    return loads
 
 
-def _report(model: BenchModel, load: Load, parameters: dict[str, Any], reporter: Reporter) -> None:
+def _report(model: BenchModel, loads: list[Load], parameters: dict[str, Any], reporter: Reporter) -> None:
+    elapsed = [load.seconds for load in loads]
+    load = sorted(loads, key=lambda load: load.seconds)[(len(loads) - 1) // 2]
     peak = measure_peak(KIND_OF_DTYPE[model.loaded.config.model.dtype])
     scored = load.output_tokens
     tokens = load.prompt_tokens + load.output_tokens - len(load.requests)
     achieved = operations(model.geometry, tokens, scored) / load.seconds / 1e9
     share = achieved / peak.rates.median
-    results = {
+    results: dict[str, Any] = {
         "elapsed_seconds": load.seconds,
+        "iterations": summary_json(elapsed),
         "prompt_tokens": load.prompt_tokens,
         "output_tokens": load.output_tokens,
         "requests_per_s": len(load.requests) / load.seconds,
@@ -113,13 +123,14 @@ def _report(model: BenchModel, load: Load, parameters: dict[str, Any], reporter:
         "machine": {"peak": peak.as_json()},
     }
     title = f"{model.title}: {len(load.requests)} requests, {load.prompt_tokens} tokens in, {scored} out"
-    reporter.finish(title, _rows(results, peak, share), report)
+    reporter.finish(title, _rows(results, elapsed, peak, share), report)
 
 
-def _rows(results: dict[str, float], peak: Peak, share: float) -> list[Row]:
+def _rows(results: dict[str, Any], elapsed: list[float], peak: Peak, share: float) -> list[Row]:
     products = f"{share:.0%} of {peak.rates.median:,.0f}, the peak of a {peak.kind} torch product here"
+    spread = f"{min(elapsed):.2f} to {max(elapsed):.2f} s in {len(elapsed)} iterations"
     return [
-        ("elapsed", f"{results['elapsed_seconds']:.2f} s", ""),
+        ("elapsed", f"{results['elapsed_seconds']:.2f} s", spread),
         ("requests", f"{results['requests_per_s']:.2f} /s", ""),
         ("prompt tokens", f"{results['prompt_tokens_per_s']:,.1f} /s", ""),
         ("output tokens", f"{results['output_tokens_per_s']:,.1f} /s", ""),

@@ -89,6 +89,19 @@ def add_length_arguments(
     ]
 
 
+def add_iteration_arguments(
+    parser: argparse.ArgumentParser, *, num_iters: int, num_iters_warmup: int
+) -> list[argparse.Action]:
+    """Add `--num-iters` and `--num-iters-warmup` with these defaults, and return them."""
+    add = parser.add_argument_group("measurement").add_argument
+    timed = f"timed iterations (default: {num_iters})"
+    before = f"iterations before that (default: {num_iters_warmup})"
+    return [
+        add("--num-iters", type=count, default=num_iters, metavar="N", help=timed),
+        add("--num-iters-warmup", type=whole, default=num_iters_warmup, metavar="N", help=before),
+    ]
+
+
 def add_prompt_arguments(parser: argparse.ArgumentParser, *, num_prompts: int) -> list[argparse.Action]:
     """Add `--num-prompts` with this default, and `--dataset-path`; return them."""
     add = parser.add_argument_group("prompts").add_argument

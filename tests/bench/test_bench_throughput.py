@@ -87,7 +87,21 @@ def test_a_run_reports_rates_beside_the_machines_peak(
     assert results["output_tokens_per_s"] == pytest.approx(30 / seconds)
     assert results["prompt_tokens_per_s"] == pytest.approx(72 / seconds)
     assert report["machine"]["peak"]["method"] == "torch product"
+    iterations = results["iterations"]
+    assert iterations["count"] == 3
+    assert iterations["min"] <= seconds <= iterations["max"]
     assert "output tokens" in streams.err
+
+
+def test_iterations_reuse_memory_unless_a_prefix_cache_is_asked_for(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[bool] = []
+    for flags in ([], ["--enable-prefix-caching"]):
+        once = ["--num-iters", "1", "--num-iters-warmup", "0", "--num-prompts", "1", "--output-len", "1"]
+        assert main([str(tiny_model), *once, *flags, *_FLAGS]) == 0
+        seen.append(json.loads(capsys.readouterr().out)["model"]["enable_prefix_caching"])
+    assert seen == [False, True]
 
 
 def test_prompts_come_from_a_file(

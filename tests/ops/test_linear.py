@@ -84,15 +84,16 @@ def test_a_row_does_not_depend_on_its_batch(isa: str, dtype: torch.dtype, rows: 
 
 
 @needs_native
-def test_ranks_together_compute_what_one_computes(isa: str) -> None:
-    """Also where there are more ranks than panels, so that they divide the tokens too."""
+@pytest.mark.parametrize("tokens", [90, 450])
+def test_ranks_together_compute_what_one_computes(isa: str, tokens: int) -> None:
+    """Also where there are more ranks than panels, or many tokens, so that ranks divide the tokens too."""
     run, fields = kernel("linear_float"), [field for field, _ in kernel("linear_float").fields]
     assert fields[:3] == ["out", "x", "weight"]
-    x, packed = normal(90, 400, dtype=torch.bfloat16), pack(normal(60, 400, dtype=torch.bfloat16))
-    together, alone = torch.zeros(2, 90, 60)
+    x, packed = normal(tokens, 400, dtype=torch.bfloat16), pack(normal(60, 400, dtype=torch.bfloat16))
+    together, alone = torch.zeros(2, tokens, 60)
     for out, call in ((together, run), (alone, run.alone)):
         pointers = (out.data_ptr(), x.data_ptr(), packed.data_ptr(), 0, 0)
-        call(*pointers, 90, 60, 400, 400, DTYPES[torch.bfloat16], DTYPES[torch.float32], 0.0)
+        call(*pointers, tokens, 60, 400, 400, DTYPES[torch.bfloat16], DTYPES[torch.float32], 0.0)
     assert torch.equal(together, alone)
 
 

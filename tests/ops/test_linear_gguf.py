@@ -122,7 +122,7 @@ def test_a_row_of_a_batch_equals_the_row_alone(isa: str, kind: str) -> None:
         assert torch.equal(part, whole[first:last])
 
 
-@pytest.mark.parametrize("tokens", [1, 40, 100])
+@pytest.mark.parametrize("tokens", [1, 40, 100, 450])
 def test_any_number_of_threads_gives_the_same_numbers(
     tokens: int, set_num_threads: Callable[[int], None]
 ) -> None:

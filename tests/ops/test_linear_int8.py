@@ -60,7 +60,7 @@ def test_batches_too_large_for_a_cache_are_multiplied_in_blocks(isa: str) -> Non
     assert torch.equal(linear_int8(*arguments), _reference(*arguments))
 
 
-@pytest.mark.parametrize("tokens", [1, 70])
+@pytest.mark.parametrize("tokens", [1, 70, 450])
 def test_any_number_of_threads_gives_the_same_numbers(
     tokens: int, set_num_threads: Callable[[int], None]
 ) -> None:
