@@ -298,15 +298,17 @@ class Engine:
             self._fail_unsound(request, sampled.errors[row])
             return
         try:
-            if request.index == 0 and request.metrics.first_token_time is None:
-                self._prompt_tokens += request.num_prompt_tokens
+            begins = request.metrics.first_token_time is None
             self._generation_tokens += 1
             delta = advance(request, sampled.token_ids[row], sampled.logprobs.get(row), now)
-            if group.held:
+            if begins and request.index == 0:
+                self._prompt_tokens += request.num_prompt_tokens
                 self._release_held(group)
             if delta.finish_reason is not None:
                 self._retire(request, delta)
             group.on_delta(delta)
+            if delta.finish_reason is None:
+                return
         except Exception as error:
             self._fail(group, error)
         if not group.unfinished:

@@ -54,6 +54,10 @@ class InputBuffers:
         self.seq_lens = np.zeros(max_num_seqs, np.int32)
         self.block_tables = np.zeros((max_num_seqs, blocks), np.int32)
         self.logits_indices = np.zeros(max_num_batched_tokens, np.int64)
+        # What a row of the block tables holds: blocks of which list, and how many. A request's list only
+        # grows; who loses its blocks gets another list.
+        self._blocks_of: list[list[int] | None] = [None] * max_num_seqs
+        self._num_blocks = [0] * max_num_seqs
 
     def fill(self, scheduled: list[ScheduledRequest]) -> BatchCounts:
         """Write the inputs of a step.
@@ -62,6 +66,7 @@ class InputBuffers:
         costs more than what it assigns.
         """
         block_size, block_tables = self.block_size, self.block_tables
+        blocks_of, num_written = self._blocks_of, self._num_blocks
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -73,7 +78,9 @@ class InputBuffers:
             request, start, count = item.request, item.start, item.num_tokens
             block_ids = request.block_ids
             num_blocks = (start + count - 1) // block_size + 1
-            block_tables[row, :num_blocks] = block_ids[:num_blocks]
+            if blocks_of[row] is not block_ids or num_written[row] < num_blocks:
+                block_tables[row, :num_blocks] = block_ids[:num_blocks]
+                blocks_of[row], num_written[row] = block_ids, num_blocks
             end += count
             if count == 1:
                 token_ids.append(request.token_ids[start])

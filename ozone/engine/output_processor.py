@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ozone.engine.output_text import OutputText
 from ozone.engine.outputs import LogprobsOfToken, RequestDelta
 from ozone.engine.request import Request
 
@@ -25,8 +26,14 @@ def advance(request: Request, token_id: int, logprobs: LogprobsOfToken | None, n
         delta.stop_reason = None if token_id in request.eos_token_ids else token_id
     elif len(request.token_ids) >= request.max_total_tokens:
         delta.finish_reason = "length"
-    if request.output_text is not None:
-        _add_text(request, token_id, delta)
+    output_text = request.output_text
+    if output_text is not None:
+        if delta.finish_reason is None and not output_text.has_stops:
+            # Nearly every token. Weights have just been through the caches: what is not looked at here need
+            # not come from memory again.
+            delta.text, _ = output_text.append([token_id], may_stop=False)
+        else:
+            _add_text(request, output_text, token_id, delta)
     return delta
 
 
@@ -37,10 +44,8 @@ def _report_prompt(request: Request, delta: RequestDelta) -> None:
         request.wants_prompt_logprobs = False
 
 
-def _add_text(request: Request, token_id: int, delta: RequestDelta) -> None:
+def _add_text(request: Request, output_text: OutputText, token_id: int, delta: RequestDelta) -> None:
     """The text of a token that ended the sequence is left out, unless the request includes it."""
-    output_text = request.output_text
-    assert output_text is not None
     params = request.group.params
     may_stop = request.num_output_tokens > params.min_tokens
     stop: str | None = None

@@ -19,9 +19,16 @@ class Detokenizer(Protocol):
 class OutputText:
     """The text of one completion as it grows."""
 
+    __slots__ = ("_detokenizer", "_stops")
+
     def __init__(self, detokenizer: Detokenizer, stops: StopMatcher | None) -> None:
         self._detokenizer = detokenizer
         self._stops = stops
+
+    @property
+    def has_stops(self) -> bool:
+        """Whether there are strings that end it."""
+        return self._stops is not None
 
     def append(self, token_ids: Sequence[int], *, may_stop: bool) -> tuple[str, str | None]:
         """New text and the stop string that it completed, if any."""

@@ -64,7 +64,7 @@ class CompletionOutput:
         return self.finish_reason is not None
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestMetrics:
     """Times of one request, in seconds of `time.monotonic`."""
 

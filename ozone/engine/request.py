@@ -22,7 +22,8 @@ class Request:
         request_id: unique within the engine.
         token_ids: prompt tokens followed by generated tokens.
         num_prompt_tokens: how many of them are the prompt.
-        block_ids: blocks of the KV cache that hold its positions, in order.
+        block_ids: blocks of the KV cache that hold its positions, in order. The list only grows; a request
+            that loses its blocks gets another.
         num_computed_tokens: positions already in the KV cache.
 
         group: the user request; index: which of its completions this is.

@@ -70,6 +70,22 @@ def test_buffers_describe_the_last_step_whatever_was_in_them(steps: list[list[tu
         assert buffers.block_tables[row, :used].tolist() == item.request.block_ids[:used]
 
 
+@given(data=st.data())
+def test_block_tables_follow_requests_that_grow_change_places_and_lose_blocks(data: st.DataObject) -> None:
+    buffers, rng = make_buffers(max_num_seqs=3), random.Random(0)
+    requests = [FakeRequest(list(range(100)), [rng.randrange(1000)]) for _ in range(5)]
+    for _ in range(data.draw(st.integers(1, 8))):
+        for request in data.draw(st.lists(st.sampled_from(requests), max_size=2)):
+            request.block_ids = [rng.randrange(1000)]
+        running = data.draw(st.lists(st.sampled_from(requests), min_size=1, max_size=3, unique_by=id))
+        for request in running:
+            request.block_ids += [rng.randrange(1000) for _ in range(data.draw(st.integers(0, 2)))]
+        starts = [len(request.block_ids) * BLOCK_SIZE - 1 for request in running]
+        buffers.fill([ScheduledRequest(r, p, 1, "last") for r, p in zip(running, starts, strict=True)])
+        for row, request in enumerate(running):
+            assert buffers.block_tables[row, : len(request.block_ids)].tolist() == request.block_ids
+
+
 def test_block_tables_beyond_memory_name_the_flags() -> None:
     with pytest.raises(ConfigError, match=r"--max-num-seqs 256 .* --max-model-len to at most 33554432"):
         InputBuffers(max_num_batched_tokens=8, max_num_seqs=256, max_model_len=1 << 31, block_size=16)

@@ -7,9 +7,9 @@ that can no longer become a character turn into U+FFFD, one for each maximal bro
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
+from codecs import utf_8_decode
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -17,7 +17,6 @@ from ozone.errors import ModelFileError, clipped
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>", re.ASCII)
 _LONGEST_CHARACTER = 4  # bytes of UTF-8
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -111,25 +110,33 @@ class IncrementalDetokenizer:
     together adds to the prompt's own text. A character comes out once all of its bytes are there.
     """
 
+    __slots__ = ("_pending", "_spaces_to_drop", "_table")
+
     def __init__(self, table: TokenTable, prompt_token_ids: Sequence[int]) -> None:
         self._table = table
-        self._decoder = _Utf8Decoder("replace")
         tail = b""
         for token_id in reversed(prompt_token_ids):
             tail = table[token_id] + tail
             if len(tail) >= _LONGEST_CHARACTER:
                 break
         self._spaces_to_drop = table.leading_spaces
-        self._decoder.decode(self._drop_spaces(tail))  # leaves the prompt's unfinished character pending
+        self._pending = b""  # the bytes of an unfinished character, of the prompt's at first
+        self._decode(self._drop_spaces(tail))
 
     def append(self, token_ids: Sequence[int]) -> str:
         """New text that these tokens complete; may be empty."""
-        data = b"".join(map(self._table.__getitem__, token_ids))
-        return self._decoder.decode(self._drop_spaces(data) if self._spaces_to_drop else data)
+        data = b"".join([self._table[token_id] for token_id in token_ids])
+        return self._decode(self._drop_spaces(data) if self._spaces_to_drop else data)
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an unfinished character, else nothing."""
-        return self._decoder.decode(b"", final=True)
+        return self._decode(b"", final=True)
+
+    def _decode(self, data: bytes, final: bool = False) -> str:
+        data = self._pending + data
+        text, used = utf_8_decode(data, "replace", final)
+        self._pending = data[used:]
+        return text
 
     def _drop_spaces(self, data: bytes) -> bytes:
         while self._spaces_to_drop and data:
