@@ -172,7 +172,7 @@ class Task {
                 if (item) key = item->first_key;
             }
             if constexpr (kScaledByPosition)
-                if (item) prefetch_scales(*item, key);
+                if (item && to == tiles_.reads + 2 * tiles_.count) prefetch_scales(*item, key);
         }
         for (; to < end; ++to) *to = to[-1];
     }
@@ -438,9 +438,6 @@ class Task {
         });
     }
 
-  public:
-    static constexpr int64_t kMaxColumns = 1024;
-
     template <typename T>
     static OZONE_INLINE void write_row(T* to, const float* from, float factor, int64_t count) {
         int64_t i = 0;
@@ -448,7 +445,6 @@ class Task {
         store_some(to + i, load_some(from + i, count - i) * factor, count - i);
     }
 
-  private:
     const Attention& p_;
     const Item& item_;
     const Item* const next_;

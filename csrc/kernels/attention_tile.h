@@ -194,8 +194,7 @@ struct ByteReader {
     __m512i high[2] = {_mm512_loadu_si512(kByteTables<C>.high), _mm512_loadu_si512(kByteTables<C>.high + 64)};
 
     OZONE_INLINE void operator()(__m512bh* to, const C* from) const {
-        __m512i x = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(from));
-        __asm__("" : "+v"(x));  // or g++ reads it three times, since looking up destroys an index
+        const __m512i x = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(from));
         const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
         // vpermi2b looks at seven bits of each index: the magnitude.
         // That of an integer is the lesser of it and its negative, read as unsigned: vpabsb takes the units of products.
