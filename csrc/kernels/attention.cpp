@@ -384,9 +384,9 @@ class Task {
             copy_until(last, tiles[count - 1], keys % kTilePositions);
             tiles[count - 1] = last;
         }
-        constexpr int kWide = Reader<Form, S>::kWide;
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
+                constexpr int kWide = kWideColumns<Form, S, R>;
                 int64_t column = 0;
                 for (; column + kWide * kLanes <= columns_; column += kWide * kLanes)
                     weigh<S, R, kWide>(row, column, tiles, count);

@@ -214,6 +214,16 @@ template <>
 struct Reader<Pairs, e4m3> : ByteReader<e4m3> {};
 #endif
 
+// Vectors of columns that are summed beside each other, for R rows. Of codes more where rows are few.
+template <typename Form, typename C, int R>
+inline constexpr int kWideColumns = Reader<Form, C>::kWide;
+#if defined(__AVX512BF16__)
+template <int R>
+inline constexpr int kWideColumns<Pairs, int8_t, R> = R <= 4 ? 4 : 2;
+template <int R>
+inline constexpr int kWideColumns<Pairs, e4m3, R> = R <= 4 ? 4 : 2;
+#endif
+
 // ---- products ----
 
 // out[r][lane] = factors[lane] * sum over steps of q[step][r] . keys, for R rows and V vectors of keys.
