@@ -58,7 +58,7 @@ struct Workspace {
     float* scores;           // [kBlockRows][kStepKeys]
     Element* probabilities;  // the same
     float* out;              // [kBlockRows][columns]
-    Scalar* queries;         // [rows / kRows][steps][kRows]
+    Element* queries;        // [kBlockRows][columns]
     Element* keys;           // decoded: [kStepTiles][16 * columns]
     Element* values;
     Element* last_values;    // a tile that is not full
@@ -87,9 +87,8 @@ struct Workspace {
 // its values, the keys of the next step, and so on. What lies behind the last tile is harmless to read again.
 template <typename C>
 struct Tiles {
-    const C* reads[2 * kStepTiles + kAhead];
-    int64_t scales[kStepTiles];  // where the scales of a tile begin
-    int64_t count;               // of keys, and of values
+    const C* reads[2 * kStepTiles + kAhead<C>];
+    int64_t count;  // of keys, and of values
 
     const C** values() { return reads + count; }
 };
@@ -118,14 +117,12 @@ class Task {
             store_wide(sums_[row], 0);
             for (int64_t i = 0; i < columns_; i += kLanes) store(work_.out + row * columns_ + i, splat(0));
         }
-        pack_queries();
+        convert_queries();
         for (int64_t key = item_.first_key; key < item_.end_key; key += kStepKeys) step(key, scale);
         finish();
     }
 
   private:
-    OZONE_INLINE int64_t step_count() const { return columns_ / Form::kPack; }
-
     static OZONE_INLINE void store_wide(float* to, float x) {
         for (int i = 0; i < kTilePositions; i += kLanes) store(to + i, splat(x));
     }
@@ -147,18 +144,14 @@ class Task {
         });
     }
 
-    void pack_queries() {
+    void convert_queries() {
         with_type(p_.dtype, [&]<typename T>(T) {
-            Element row[kMaxColumns];
-            each_query<T>([&](int64_t r, const T* q) {
+            each_query<T>([&](int64_t row, const T* q) {
+                Element* to = work_.queries + row * columns_;
                 int64_t i = 0;
-                for (; i + kLanes <= p_.head_dim; i += kLanes) Form::store(row + i, load(q + i));
+                for (; i + kLanes <= p_.head_dim; i += kLanes) Form::store(to + i, load(q + i));
                 for (; i < columns_; i += kLanes)
-                    Form::store(row + i, load_some(q + i, p_.head_dim > i ? p_.head_dim - i : 0));
-                const int64_t block = r / kRows * kRows, left = rows_ - block, width = left < kRows ? left : kRows;
-                Scalar* to = work_.queries + block * step_count() + r % kRows;
-                for (int64_t step = 0; step < step_count(); ++step)
-                    std::memcpy(to + step * width, row + step * Form::kPack, sizeof(Scalar));
+                    Form::store(to + i, load_some(q + i, p_.head_dim > i ? p_.head_dim - i : 0));
             });
         });
     }
@@ -166,18 +159,20 @@ class Task {
     // Writes where the tiles of the step at `key` lie, and those of the steps after it as far as there is room.
     void locate(int64_t key) {
         const C** to = tiles_.reads;
-        const C* const* const end = tiles_.reads + 2 * kStepTiles + kAhead;
+        const C* const* const end = tiles_.reads + 2 * kStepTiles + kAhead<C>;
         tiles_.count = tiles_of(item_, key);
-        locate_scales(key);
         const Item* item = &item_;
         while (item && end - to >= 2 * kStepTiles) {
             const int64_t count = tiles_of(*item, key);
             locate_step(*item, key, count, to, to + count);
             to += 2 * count;
             key += kStepKeys;
-            if (key < item->end_key) continue;
-            item = item == &item_ ? next_ : nullptr;
-            if (item) key = item->first_key;
+            if (key >= item->end_key) {
+                item = item == &item_ ? next_ : nullptr;
+                if (item) key = item->first_key;
+            }
+            if constexpr (kScaledByPosition)
+                if (item && to == tiles_.reads + 2 * tiles_.count) prefetch_scales(*item, key);
         }
         for (; to < end; ++to) *to = to[-1];
     }
@@ -208,10 +203,18 @@ class Task {
         });
     }
 
-    void locate_scales(int64_t key) {
+    // The scales of a tile's keys, and behind them those of its values.
+    OZONE_INLINE const float* scales_of(const Item& item, int64_t block, int64_t tile) const {
         const int64_t per_block = p_.block_size / kTilePositions;
-        each_tile(item_, key, tiles_.count, [&](int64_t i, int64_t block, int64_t tile) {
-            tiles_.scales[i] = ((block * p_.kv_heads + item_.kv_head) * per_block + tile) * 2 * kTilePositions;
+        return p_.kv_scales + ((block * p_.kv_heads + item.kv_head) * per_block + tile) * 2 * kTilePositions;
+    }
+
+    // Asks for the scales of the step at `key`.
+    void prefetch_scales(const Item& item, int64_t key) const {
+        each_tile(item, key, tiles_of(item, key), [&](int64_t, int64_t block, int64_t tile) {
+            const float* scales = scales_of(item, block, tile);
+            __builtin_prefetch(scales);
+            __builtin_prefetch(scales + kTilePositions);
         });
     }
 
@@ -219,7 +222,7 @@ class Task {
         const int64_t left = item_.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
         locate(key);
         const int64_t count = tiles_.count;
-        if constexpr (kScaledByPosition) read_scales(keys, count, scale);
+        if constexpr (kScaledByPosition) read_scales(key, keys, scale);
         score(count);
         for (int64_t row = 0; row < rows_; ++row) mask_and_find_largest(row, key, keys);
         rescale();
@@ -227,13 +230,15 @@ class Task {
         weigh_values(keys, count);
     }
 
-    void read_scales(int64_t keys, int64_t count, float scale) {
-        for (int64_t tile = 0; tile < count; ++tile)
+    void read_scales(int64_t key, int64_t keys, float scale) {
+        const int64_t count = tiles_.count;
+        each_tile(item_, key, count, [&](int64_t at, int64_t block, int64_t tile) {
+            const float* scales = scales_of(item_, block, tile);
             for (int64_t i = 0; i < kTilePositions; i += kLanes) {
-                const float* scales = p_.kv_scales + tiles_.scales[tile] + i;
-                store(work_.factors + tile * kTilePositions + i, load(scales) * scale);
-                store(work_.value_scales + tile * kTilePositions + i, load(scales + kTilePositions));
+                store(work_.factors + at * kTilePositions + i, load(scales + i) * scale);
+                store(work_.value_scales + at * kTilePositions + i, load(scales + kTilePositions + i));
             }
+        });
         for (int64_t i = keys; i < count * kTilePositions; ++i) work_.value_scales[i] = 0;
     }
 
@@ -243,21 +248,21 @@ class Task {
     void score(int64_t count) {
         if (reads_cache()) return score_from(tiles_.reads, count);
         if constexpr (!__is_same(Element, C)) {
-            const Element* tiles[kStepTiles + kAhead];
+            const Element* tiles[kStepTiles + kAhead<Element>];
             for (int64_t i = 0; i < count; ++i) {
                 Element* to = work_.keys + i * kTilePositions * columns_;
                 decode_keys<Form>(to, tiles_.reads + i, columns_);
                 tiles[i] = to;
             }
-            for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
+            for (int64_t i = count; i < count + kAhead<Element>; ++i) tiles[i] = tiles[count - 1];
             score_from(tiles, count);
         }
     }
 
     template <typename S>
     void score_from(const S* const* tiles, int64_t count) {
-        const S* vectors[(kStepTiles + kAhead) * kSplit];
-        for (int64_t i = 0; i < (count + kAhead) * kSplit; ++i)
+        const S* vectors[(kStepTiles + kAhead<S>) * kSplit];
+        for (int64_t i = 0; i < (count + kAhead<S>) * kSplit; ++i)
             vectors[i] = tiles[i / kSplit] + i % kSplit * kLanes * kPack<S>;
         constexpr int kWide = Reader<Form, S>::kWide;
         int64_t v = 0;
@@ -274,7 +279,8 @@ class Task {
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
                 scores<Form, S, R, V>(work_.scores + row * kRowFloats + v * kLanes, kRowFloats,
-                                      work_.queries + row * step_count(), vectors, step_count(),
+                                      reinterpret_cast<const Scalar*>(work_.queries + row * columns_), vectors,
+                                      columns_ / Form::kPack,
                                       work_.factors + v * kLanes);
             });
     }
@@ -359,13 +365,13 @@ class Task {
     void weigh_values(int64_t keys, int64_t count) {
         if (reads_cache()) return weigh_from(tiles_.values(), keys, count);
         if constexpr (!__is_same(Element, C)) {
-            const Element* tiles[kStepTiles + kAhead];
+            const Element* tiles[kStepTiles + kAhead<Element>];
             for (int64_t i = 0; i < count; ++i) {
                 Element* to = work_.values + i * kTilePositions * columns_;
                 decode_values<Form>(to, tiles_.values() + i, columns_);
                 tiles[i] = to;
             }
-            for (int64_t i = count; i < count + kAhead; ++i) tiles[i] = tiles[count - 1];
+            for (int64_t i = count; i < count + kAhead<Element>; ++i) tiles[i] = tiles[count - 1];
             weigh_from(tiles, keys, count);
         }
     }
@@ -378,9 +384,9 @@ class Task {
             copy_until(last, tiles[count - 1], keys % kTilePositions);
             tiles[count - 1] = last;
         }
-        constexpr int kWide = Reader<Form, S>::kWide;
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
+                constexpr int kWide = kWideColumns<Form, S, R>;
                 int64_t column = 0;
                 for (; column + kWide * kLanes <= columns_; column += kWide * kLanes)
                     weigh<S, R, kWide>(row, column, tiles, count);
@@ -432,9 +438,6 @@ class Task {
         });
     }
 
-  public:
-    static constexpr int64_t kMaxColumns = 1024;
-
     template <typename T>
     static OZONE_INLINE void write_row(T* to, const float* from, float factor, int64_t count) {
         int64_t i = 0;
@@ -442,7 +445,6 @@ class Task {
         store_some(to + i, load_some(from + i, count - i) * factor, count - i);
     }
 
-  private:
     const Attention& p_;
     const Item& item_;
     const Item* const next_;

@@ -17,16 +17,20 @@ namespace ozone::OZONE_ISA {
 inline constexpr int kRows = 6;
 // Vectors that the 16 lanes of a tile are.
 inline constexpr int kSplit = 16 / kLanes;
-// Tiles by which reading runs ahead, and the most of them. Each line is asked for several times, since a request that
-// finds no place may be dropped (linear_gguf.cpp), and into the second-level cache: more can be under way there than
-// from the first.
+// Tiles by which reading runs ahead, and the most of them: of 8-bit types twice as many, which are as many bytes. Each
+// line is asked for several times, since a request that finds no place may be dropped (linear_gguf.cpp), and into the
+// second-level cache: more can be under way there than from the first.
 inline constexpr int kAheadTiles[] = {16, 12, 8, 4};
-inline constexpr int kAhead = 16;
+template <typename C>
+inline constexpr int kAheadScale = sizeof(C) == 1 ? 2 : 1;
+template <typename C>
+inline constexpr int kAhead = kAheadScale<C> * kAheadTiles[0];
 
 // Asks for what lies `offset` elements into the tiles that are read after `tiles[0]`.
 template <typename C>
 OZONE_INLINE void prefetch(const C* const* tiles, int64_t offset, int vectors_per_tile = 1) {
-    for (const int ahead : kAheadTiles) __builtin_prefetch(tiles[ahead * vectors_per_tile] + offset, 0, 2);
+    for (const int ahead : kAheadTiles)
+        __builtin_prefetch(tiles[kAheadScale<C> * ahead * vectors_per_tile] + offset, 0, 2);
 }
 
 // ---- forms ----
@@ -193,7 +197,9 @@ struct ByteReader {
         const __m512i x = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(from));
         const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
         // vpermi2b looks at seven bits of each index: the magnitude.
-        const __m512i index = __is_same(C, e4m3) ? x : _mm512_abs_epi8(x);
+        // That of an integer is the lesser of it and its negative, read as unsigned: vpabsb takes the units of products.
+        const __m512i index =
+            __is_same(C, e4m3) ? x : _mm512_min_epu8(x, _mm512_sub_epi8(_mm512_setzero_si512(), x));
         const __m512i lower = _mm512_permutex2var_epi8(low[0], index, low[1]);
         const __m512i upper = _mm512_permutex2var_epi8(high[0], index, high[1]);
         const __m512i signed_upper = _mm512_ternarylogic_epi32(upper, x, sign, 0xf8);  // upper | (x & sign)
@@ -208,11 +214,21 @@ template <>
 struct Reader<Pairs, e4m3> : ByteReader<e4m3> {};
 #endif
 
+// Vectors of columns that are summed beside each other, for R rows. Of codes more where rows are few.
+template <typename Form, typename C, int R>
+inline constexpr int kWideColumns = Reader<Form, C>::kWide;
+#if defined(__AVX512BF16__)
+template <int R>
+inline constexpr int kWideColumns<Pairs, int8_t, R> = R <= 4 ? 4 : 2;
+template <int R>
+inline constexpr int kWideColumns<Pairs, e4m3, R> = R <= 4 ? 4 : 2;
+#endif
+
 // ---- products ----
 
 // out[r][lane] = factors[lane] * sum over steps of q[step][r] . keys, for R rows and V vectors of keys.
-// `q` is packed by steps; rows of `out` are `stride` apart. `keys` are where the first steps of the vectors lie, and
-// of kAhead tiles more.
+// Rows of `out` are `stride` apart, those of `q` are dense. `keys` are where the first steps of the vectors lie, and of
+// kAhead tiles more.
 template <typename Form, typename C, int R, int V>
 void scores(float* out, int64_t stride, const typename Form::Scalar* q, const C* const* keys, int64_t steps,
             const float* factors) {
@@ -235,7 +251,7 @@ void scores(float* out, int64_t stride, const typename Form::Scalar* q, const C*
         for (int s = 0; s < kSteps; ++s)
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
-                const typename Form::Vector one = Form::broadcast(q[(step + s) * R + r]);
+                const typename Form::Vector one = Form::broadcast(q[r * steps + step + s]);
 #pragma GCC unroll 8
                 for (int v = 0; v < V; ++v) sums[r][v] = Form::dot(sums[r][v], one, k[v][s]);
             }

@@ -193,6 +193,26 @@ def test_a_prompt_gets_the_same_whole_and_in_chunks(
         assert torch.equal(batch.attend(0.125, window), whole[first:last])
 
 
+@pytest.mark.parametrize("cache_dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("group", [1, 3, 4, 8])
+def test_a_token_gets_the_same_alone_and_among_tokens_of_its_request(
+    isa: str, group: int, cache_dtype: torch.dtype
+) -> None:
+    """As long as its context is one chunk: more of them are joined in another order."""
+    batch = make_batch(
+        [(256, 12)],
+        heads=2 * group,
+        head_dim=64,
+        dtype=torch.bfloat16,
+        cache_dtype=cache_dtype,
+    )
+    among = batch.attend(0.125)
+    q = batch.q
+    for place in range(12):
+        batch.requests, batch.q = [(245 + place, 1)], q[place : place + 1]
+        assert torch.equal(batch.attend(0.125)[0], among[place])
+
+
 def test_equal_heads_of_a_group_have_equal_results(isa: str) -> None:
     batch = make_batch(BATCHES["mixed"], heads=14, kv_heads=2, head_dim=64, dtype=torch.bfloat16)
     batch.q = batch.q[:, :1].repeat(1, 14, 1)
