@@ -213,6 +213,7 @@ _COMPILATION_KEYS = (
     Key("pass_config.fuse_act_padding", values.boolean, "fuse RMS norm and padding"),
     Key("pass_config.fuse_rope_kvcache", values.boolean, "fuse rotary embedding and KV-cache write"),
     Key("pass_config.fuse_allreduce_rms", values.boolean, "fuse all-reduce and RMS norm"),
+    Key("pass_config.fuse_add_rms_norm", values.boolean, "fuse the residual's sum and RMS norm"),
     Key("pass_config.enable_qk_norm_rope_fusion", values.boolean, "fuse q/k norm and rotary embedding"),
     Key("pass_config.fuse_qk_norm_rope_kvcache", values.boolean, "fuse q/k norm, rotary and KV-cache write"),
     Key("pass_config.fuse_attn_quant", values.boolean, "fuse attention and quantization"),
