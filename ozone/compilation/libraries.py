@@ -127,12 +127,14 @@ class Libraries:
         return source
 
 
-def check_compiler(asked_by: str) -> None:
-    """Raises: `ConfigError` where there is no C++ compiler; `asked_by` names what needs it."""
+def check_compiler(asked_by: str, instead: str = "-cc.custom_ops=all") -> None:
+    """Raises: `ConfigError` where there is no C++ compiler. `asked_by` names what needs it, `instead` a
+    setting that does not.
+    """
     if not any(map(shutil.which, _COMPILERS)):
         raise ConfigError(
             f"{asked_by} needs Inductor, which needs a C++ compiler, and there is none: install g++, "
-            "or set -cc.backend=eager or -cc.custom_ops=all"
+            f"or set -cc.backend=eager or {instead}"
         )
 
 
