@@ -194,7 +194,11 @@ _COMPILATION_KEYS = (
         values.cudagraph_mode,
         "NONE, PIECEWISE, FULL, FULL_DECODE_ONLY or FULL_AND_PIECEWISE: what is replayed",
     ),
-    Key("backend", values.text, "compiler of what no program covers"),
+    Key(
+        "backend",
+        values.choice("inductor", "eager"),
+        "what no program covers is compiled by inductor, or run as it was traced: eager",
+    ),
     Key("splitting_ops", values.splitting_ops, "ops at which the traced model is split"),
     Key("compile_sizes", values.integer_list(1, MOST_TOKENS), "token counts that are compiled for exactly"),
     Key(
