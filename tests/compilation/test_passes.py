@@ -206,6 +206,16 @@ def test_attention_that_quantizes_is_what_the_graph_is_split_at(opened: Open) ->
         )
 
 
+@pytest.mark.parametrize("name", ["llama", "smollm2", "fp8_static", "int8"])
+def test_a_linear_is_one_in_every_format(opened: Open, name: str) -> None:
+    step, traced = opened(name)
+    names = [op_name(node) for node in traced.module.graph.nodes]
+    linears = [found for found in names if found and found.startswith("linear")]
+    assert len(linears) == 4 * len(step.model.layers)  # qkv, output, gate and up, down
+    pieces = split(traced.module.graph, ("linear",))
+    assert [op_name(piece.nodes[0]) for piece in pieces if piece.splits] == linears
+
+
 @pytest.mark.parametrize("name", ["smollm2", "fp8_static", "fp8_dynamic", "int8", "int8_static"])
 @pytest.mark.parametrize("splitting_ops", [("attention",), ()])
 def test_attention_that_quantizes_joins_long_contexts(
