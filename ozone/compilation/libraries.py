@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,9 +174,11 @@ def _compiled(
         node.meta["val"] = _of_known_size(node.meta["val"], known)
     with tempfile.TemporaryDirectory(prefix="ozone-") as directory, torch.no_grad():
         path = Path(directory) / "library.so"
-        compile_fx_aot(
-            module, list(examples), config_patches={**options, "aot_inductor.output_path": str(path)}
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about what torch itself does
+            compile_fx_aot(
+                module, list(examples), config_patches={**options, "aot_inductor.output_path": str(path)}
+            )
         # A library that calls ops has a description of them beside it.
         if any(not file.name.endswith("_metadata.json") for file in path.parent.glob("*.json")):
             raise CompileError(

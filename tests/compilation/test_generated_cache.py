@@ -235,6 +235,13 @@ def test_an_op_that_a_library_could_only_call_is_a_clear_error() -> None:
         Libraries({}, 1, None).compile("key", graph, [example], {})
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_generating_code_warns_of_nothing() -> None:
+    graph, example = one_op_graph(torch.ops.aten.relu.default, 4, 32)
+    Libraries({}, 1, None).compile("key", graph, [example], {})
+
+
 CALLS = Calls(
     [("weight", 0)],
     [("token_ids", 1), ("tokens", 2)],
