@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,12 +128,14 @@ class Libraries:
         return source
 
 
-def check_compiler(asked_by: str) -> None:
-    """Raises: `ConfigError` where there is no C++ compiler; `asked_by` names what needs it."""
+def check_compiler(asked_by: str, instead: str = "-cc.custom_ops=all") -> None:
+    """Raises: `ConfigError` where there is no C++ compiler. `asked_by` names what needs it, `instead` a
+    setting that does not.
+    """
     if not any(map(shutil.which, _COMPILERS)):
         raise ConfigError(
             f"{asked_by} needs Inductor, which needs a C++ compiler, and there is none: install g++, "
-            "or set -cc.backend=eager or -cc.custom_ops=all"
+            f"or set -cc.backend=eager or {instead}"
         )
 
 
@@ -171,9 +174,11 @@ def _compiled(
         node.meta["val"] = _of_known_size(node.meta["val"], known)
     with tempfile.TemporaryDirectory(prefix="ozone-") as directory, torch.no_grad():
         path = Path(directory) / "library.so"
-        compile_fx_aot(
-            module, list(examples), config_patches={**options, "aot_inductor.output_path": str(path)}
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about what torch itself does
+            compile_fx_aot(
+                module, list(examples), config_patches={**options, "aot_inductor.output_path": str(path)}
+            )
         # A library that calls ops has a description of them beside it.
         if any(not file.name.endswith("_metadata.json") for file in path.parent.glob("*.json")):
             raise CompileError(

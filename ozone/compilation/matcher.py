@@ -101,19 +101,21 @@ class Pattern:
 
 def replace(graph: fx.Graph, pattern: Pattern, match: Match, replacement: Expression) -> None:
     """Put `replacement` where a pattern stands: an expression of the same variables and as many results."""
-    results = pattern.results(match)
-    olds = [results.get(output, []) for output in pattern.outputs]
+    results, ops = pattern.results(match), set(match.nodes.values())
+    olds = [
+        [node for node in results.get(output, []) if node.users.keys() - ops] for output in pattern.outputs
+    ]
     with graph.inserting_before(match.nodes[pattern.last]):
         values = _build(graph, replacement, match)
         for output, nodes in zip(replacement.outputs, olds, strict=True):
             if not nodes:
-                continue  # a result that nobody takes
+                continue  # a result that nobody else takes
             new = _item(graph, output, values, match)
             if isinstance(output, Value) and "val" in nodes[0].meta:
                 new.meta["val"] = nodes[0].meta["val"]
             for node in nodes:
                 node.replace_all_uses_with(new)
-    dead = {*match.nodes.values(), *(node for nodes in results.values() for node in nodes)}
+    dead = {*ops, *(node for nodes in results.values() for node in nodes)}
     for node in sorted(dead, reverse=True):
         graph.erase_node(node)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from ozone.errors import ConfigError
-from ozone.ops.schemas import FUSED, SCHEMAS
+from ozone.ops.schemas import SCHEMAS
 
 _NAMESPACE = "ozone::"
 
@@ -38,8 +38,8 @@ def op_name(node: fx.Node) -> str | None:
 
 
 def splitting_names(splitting_ops: Iterable[str]) -> frozenset[str]:
-    """The vocabulary's names of the ops that the setting lists, and of fused ones that begin with them:
-    attention stays attention where its result is quantized.
+    """The vocabulary's names of the ops that the setting lists, and of those whose names begin with theirs:
+    a linear is one in every format, attention stays attention where its result is quantized.
 
     Raises: `ConfigError` for one that the vocabulary does not have.
     """
@@ -49,7 +49,7 @@ def splitting_names(splitting_ops: Iterable[str]) -> frozenset[str]:
             raise ConfigError(
                 f"-cc.splitting_ops: there is no op {name}; what a graph is usually split at is attention"
             )
-    return frozenset(names | {fused for fused, parts in FUSED.items() if parts[0] in names})
+    return frozenset(op for op in SCHEMAS if any(f"{op}_".startswith(f"{name}_") for name in names))
 
 
 def split(graph: fx.Graph, splitting_ops: Sequence[str]) -> list[Piece]:

@@ -194,7 +194,11 @@ _COMPILATION_KEYS = (
         values.cudagraph_mode,
         "NONE, PIECEWISE, FULL, FULL_DECODE_ONLY or FULL_AND_PIECEWISE: what is replayed",
     ),
-    Key("backend", values.text, "compiler of what no program covers"),
+    Key(
+        "backend",
+        values.choice("inductor", "eager"),
+        "what no program covers is compiled by inductor, or run as it was traced: eager",
+    ),
     Key("splitting_ops", values.splitting_ops, "ops at which the traced model is split"),
     Key("compile_sizes", values.integer_list(1, MOST_TOKENS), "token counts that are compiled for exactly"),
     Key(
@@ -213,6 +217,7 @@ _COMPILATION_KEYS = (
     Key("pass_config.fuse_act_padding", values.boolean, "fuse RMS norm and padding"),
     Key("pass_config.fuse_rope_kvcache", values.boolean, "fuse rotary embedding and KV-cache write"),
     Key("pass_config.fuse_allreduce_rms", values.boolean, "fuse all-reduce and RMS norm"),
+    Key("pass_config.fuse_add_rms_norm", values.boolean, "fuse the residual's sum and RMS norm"),
     Key("pass_config.enable_qk_norm_rope_fusion", values.boolean, "fuse q/k norm and rotary embedding"),
     Key("pass_config.fuse_qk_norm_rope_kvcache", values.boolean, "fuse q/k norm, rotary and KV-cache write"),
     Key("pass_config.fuse_attn_quant", values.boolean, "fuse attention and quantization"),

@@ -103,14 +103,18 @@ def act_or_quant_is_custom(situation: Situation) -> Verdict:
     return _either_op_is_custom(activation_op(situation.model), "quantize", situation)
 
 
+def _ops_are_custom(ops: tuple[str, ...], situation: Situation, reason: str) -> Verdict:
+    for op in ops:
+        if not situation.custom(op):
+            return Verdict(False, f"{op} is not a custom op", "required by compilation_config.custom_ops")
+    return Verdict(True, reason)
+
+
 def _kernel_fits(kernel: str, ops: tuple[str, ...], situation: Situation) -> Verdict:
     if not situation.fused_kernel(kernel):
         name = situation.platform.name
         return Verdict(False, f"the platform {name} has no fused {kernel} kernel", "platform")
-    for op in ops:
-        if not situation.custom(op):
-            return Verdict(False, f"{op} is not a custom op", "required by compilation_config.custom_ops")
-    return Verdict(True, f"the platform has the fused {kernel} kernel")
+    return _ops_are_custom(ops, situation, f"the platform has the fused {kernel} kernel")
 
 
 def norm_padding_kernel_fits(situation: Situation) -> Verdict:
@@ -129,6 +133,18 @@ def parallel_and_kernel_fits(situation: Situation) -> Verdict:
     if size < 2:
         return Verdict(False, f"on only with tensor_parallel_size > 1, and it is {size}")
     return _kernel_fits("allreduce_rms", ("rms_norm",), situation)
+
+
+def norm_is_custom(situation: Situation) -> Verdict:
+    """(4): a residual is added by PyTorch where PyTorch normalizes the sum."""
+    return _ops_are_custom(("rms_norm",), situation, "rms_norm is a custom op")
+
+
+def model_has_qk_norms(situation: Situation) -> Verdict:
+    """(5) for the norms of the heads of q and k, and their rotation."""
+    if situation.model is None or not situation.model.qk_norm:
+        return Verdict(False, "the model does not normalize q and k", "model")
+    return _ops_are_custom(("rms_norm", "rotary_embedding"), situation, "the model normalizes q and k")
 
 
 # Stands in a cell for what only the platform knows.
@@ -156,6 +172,8 @@ TABLE: Mapping[str, tuple[Any, Any, Any, Any]] = {
     _PASS + "fuse_act_padding": (False, *(norm_padding_kernel_fits,) * 3),
     _PASS + "fuse_rope_kvcache": (False, *(rope_kvcache_kernel_fits,) * 3),
     _PASS + "fuse_allreduce_rms": (False, False, parallel_and_kernel_fits, parallel_and_kernel_fits),
+    _PASS + "fuse_add_rms_norm": (False, *(norm_is_custom,) * 3),
+    _PASS + "enable_qk_norm_rope_fusion": (False, *(model_has_qk_norms,) * 3),
     "kernel_config.enable_flashinfer_autotune": (False, True, True, True),
 }
 
@@ -174,6 +192,7 @@ FUSIONS: Mapping[str, Fusion] = {
     _PASS + "fuse_act_padding": Fusion(("rms_norm", "pad")),
     _PASS + "fuse_rope_kvcache": Fusion(("rotary_embedding",)),
     _PASS + "fuse_allreduce_rms": Fusion(("rms_norm",)),
+    _PASS + "fuse_add_rms_norm": Fusion(("rms_norm",)),
     _PASS + "enable_qk_norm_rope_fusion": Fusion(("rms_norm", "rotary_embedding")),
     _PASS + "fuse_qk_norm_rope_kvcache": Fusion(("rms_norm", "rotary_embedding")),
     _PASS + "fuse_attn_quant": Fusion(("quantize",)),

@@ -21,6 +21,7 @@ class PassConfig:
     fuse_act_padding: bool | None = None
     fuse_rope_kvcache: bool | None = None
     fuse_allreduce_rms: bool | None = None
+    fuse_add_rms_norm: bool | None = None
     enable_qk_norm_rope_fusion: bool | None = None
     fuse_qk_norm_rope_kvcache: bool | None = None
     fuse_attn_quant: bool | None = None

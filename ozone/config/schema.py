@@ -51,6 +51,7 @@ class PassConfig:
     fuse_act_padding: bool = False
     fuse_rope_kvcache: bool = False
     fuse_allreduce_rms: bool = False
+    fuse_add_rms_norm: bool = False
     enable_qk_norm_rope_fusion: bool = False
     fuse_qk_norm_rope_kvcache: bool = False
     fuse_attn_quant: bool = False

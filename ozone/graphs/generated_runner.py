@@ -49,7 +49,7 @@ class GeneratedRunner(EagerRunner):
         """
         observer = observer or Observer()
         if compilation.mode is CompilationMode.STOCK_TORCH_COMPILE and compilation.backend == "inductor":
-            check_compiler(f"-cc.mode={compilation.mode.name}")
+            check_compiler(f"-cc.mode={compilation.mode.name}", "-cc.mode=VLLM_COMPILE")
         with phase("kv cache"):
             super().__init__(*args, **settings)
         self.programs: GeneratedSteps | None = None

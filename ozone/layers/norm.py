@@ -22,7 +22,7 @@ class RMSNorm(LoadableLayer):
         self.eps = eps
         self.offset = offset
         self.rms_norm = options.op("rms_norm")
-        self.fused_add_rms_norm = options.op("fused_add_rms_norm")
+        self.add = options.op("add")
         self.weight = meta_parameter(size, dtype=torch.float32)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -36,8 +36,8 @@ class RMSNorm(LoadableLayer):
         """
         if residual is None:
             return self.normalize(x), x
-        normalized, total = self.fused_add_rms_norm(x, residual, self.weight, self.eps)
-        return normalized, total
+        total = self.add(x, residual)
+        return self.normalize(total), total
 
     def normalize(self, x: Tensor) -> Tensor:
         """`x` normalized."""

@@ -89,7 +89,8 @@ _SCHEMAS: tuple[OpSchema, ...] = (
     ),
     OpSchema("silu_and_mul", "(Tensor x) -> Tensor", custom_op="silu_and_mul"),
     OpSchema("gelu_tanh_and_mul", "(Tensor x) -> Tensor", custom_op="gelu_and_mul"),
-    OpSchema("add", "(Tensor x, Tensor y) -> Tensor"),
+    # Goes into the norm behind it, wherever either of them runs.
+    OpSchema("add", "(Tensor x, Tensor y) -> Tensor", custom_op="rms_norm"),
     OpSchema("scale", "(Tensor x, float factor) -> Tensor"),
     OpSchema("softcap", "(Tensor x, float cap) -> Tensor"),
     OpSchema("quantize_fp8_static", "(Tensor x, Tensor x_scale) -> Tensor", custom_op="quantize"),

@@ -42,10 +42,14 @@ def test_a_run_reports_each_fusion_that_has_places(
     ]
     for result in report["results"]:
         assert result["step_seconds_without_fusions"]["count"] == 2
-        assert {fusion["flag"] for fusion in result["fusions"]} == {"fuse_rope_kvcache", None}
+        assert {fusion["flag"] for fusion in result["fusions"]} == {
+            "fuse_add_rms_norm",
+            "fuse_rope_kvcache",
+            None,
+        }
         assert all(fusion["places"] > 0 for fusion in result["fusions"])
         assert all(fusion["saved_share"]["count"] == 2 for fusion in result["fusions"])
-    assert set(report["no_places"]) == set(FLAGS) - {"fuse_rope_kvcache"}
+    assert set(report["no_places"]) == set(FLAGS) - {"fuse_add_rms_norm", "fuse_rope_kvcache"}
     assert "fuse_norm_quant" in streams.err
 
 

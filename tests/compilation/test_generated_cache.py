@@ -198,7 +198,7 @@ def test_no_compiler_is_a_clear_mistake(
     generated_case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match=r"-cc.custom_ops=.* needs a C\+\+ compiler"):
+    with pytest.raises(ConfigError, match=r"-cc.custom_ops=.* needs a C\+\+ compiler.*-cc.custom_ops=all"):
         start(tmp_path, generated_case)
 
 
@@ -233,6 +233,13 @@ def test_an_op_that_a_library_could_only_call_is_a_clear_error() -> None:
     graph, example = one_op_graph(torch.ops.ozone.silu_and_mul.default, 4, 32)
     with pytest.raises(CompileError, match="generates no code"):
         Libraries({}, 1, None).compile("key", graph, [example], {})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_generating_code_warns_of_nothing() -> None:
+    graph, example = one_op_graph(torch.ops.aten.relu.default, 4, 32)
+    Libraries({}, 1, None).compile("key", graph, [example], {})
 
 
 CALLS = Calls(

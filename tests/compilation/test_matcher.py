@@ -103,6 +103,21 @@ def test_results_that_nobody_takes_are_no_hindrance() -> None:
     assert NORM_QUANT.apply(graph.graph) == 1
 
 
+def test_a_result_that_the_pattern_alone_takes_is_not_made_again() -> None:
+    def pattern(x: Any, y: Any, weight: Any, eps: Any) -> Any:
+        total = ops.add(x, y)
+        return ops.rms_norm(total, weight, eps), total
+
+    graph = GraphOf()
+    x, weight = graph.random(ROWS, COLUMNS), graph.random(COLUMNS, dtype=torch.float32)
+    graph.graph.output(graph.op("rms_norm", graph.op("add", x, x), weight, EPS))
+    before = graph.run()
+    assert Rule(pattern, ops.fused_add_rms_norm).apply(graph.graph) == 1
+    assert same(graph.run(), before)
+    (fused,) = graph.graph.find_nodes(op="call_function", target=OPS["fused_add_rms_norm"].node)
+    assert len(fused.users) == 1
+
+
 def test_a_value_between_two_ops_that_something_else_needs_stays() -> None:
     graph = GraphOf()
     x, normalized, results = norm_and_quantize(graph)

@@ -43,7 +43,13 @@ pytestmark = pytest.mark.skipif(not NATIVE, reason="quantized linears are what t
 
 INPUTS = make_inputs()
 FLAGS = [fusion.flag for fusion in FUSIONS]
-LEVEL = ("fuse_norm_quant", "fuse_act_quant", "fuse_act_padding", "fuse_rope_kvcache")
+LEVEL = (
+    "fuse_add_rms_norm",
+    "fuse_norm_quant",
+    "fuse_act_quant",
+    "fuse_act_padding",
+    "fuse_rope_kvcache",
+)
 Places = dict[str, int]
 Open = Callable[[str], tuple[Step, Traced]]
 
@@ -79,23 +85,49 @@ def places(reports: list[PassReport]) -> Places:
     return {report.flag: report.places for report in reports if report.places}
 
 
+# 2 layers: a norm before qkv and one before gate and up each, and the last one. The first has nothing to add.
+QUANTIZED: Places = {
+    "fuse_add_rms_norm": 4,
+    "fuse_norm_quant": 4,
+    "fuse_act_quant": 2,
+    "fuse_attn_quant": 2,
+    "fuse_rope_kvcache": 2,
+}
 # Each flag alone; what is not listed finds nothing.
 ALONE: dict[str, Places] = {
-    # 30 layers: a norm before qkv and one before gate and up each; the last norm is not quantized here.
-    "smollm2": {"fuse_norm_quant": 60, "fuse_act_quant": 30, "fuse_attn_quant": 30, "fuse_rope_kvcache": 30},
-    # 2 layers.
-    "fp8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
-    "fp8_dynamic": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
-    "int8": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
-    "int8_static": {"fuse_norm_quant": 4, "fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
+    # 30 layers. The last norm is not quantized here.
+    "smollm2": {
+        "fuse_add_rms_norm": 60,
+        "fuse_norm_quant": 60,
+        "fuse_act_quant": 30,
+        "fuse_attn_quant": 30,
+        "fuse_rope_kvcache": 30,
+    },
+    **dict.fromkeys(("fp8_static", "fp8_dynamic", "int8", "int8_static"), QUANTIZED),
     # Neither 192 nor 320 columns are whole blocks of 128: a pad stands before each quantization.
-    "fp8_block": {"fuse_act_padding": 4, "fuse_rope_kvcache": 2},
+    "fp8_block": {"fuse_add_rms_norm": 4, "fuse_act_padding": 4, "fuse_rope_kvcache": 2},
     # q, k and v, gate and up have scales of their own, and one norm is quantized several times.
-    "fp8_static_apart": {"fuse_act_quant": 2, "fuse_attn_quant": 2, "fuse_rope_kvcache": 2},
+    "fp8_static_apart": {
+        "fuse_add_rms_norm": 4,
+        "fuse_act_quant": 2,
+        "fuse_attn_quant": 2,
+        "fuse_rope_kvcache": 2,
+    },
     # bfloat16: nothing is quantized.
-    "llama": {"fuse_rope_kvcache": 3},
-    "qwen3": {"enable_qk_norm_rope_fusion": 3, "fuse_qk_norm_rope_kvcache": 3, "fuse_rope_kvcache": 3},
-    "gemma3": {"enable_qk_norm_rope_fusion": 8, "fuse_qk_norm_rope_kvcache": 8, "fuse_rope_kvcache": 8},
+    "llama": {"fuse_add_rms_norm": 6, "fuse_rope_kvcache": 3},
+    "qwen3": {
+        "fuse_add_rms_norm": 6,
+        "enable_qk_norm_rope_fusion": 3,
+        "fuse_qk_norm_rope_kvcache": 3,
+        "fuse_rope_kvcache": 3,
+    },
+    # A norm before and one behind each block: the sum goes into the former.
+    "gemma3": {
+        "fuse_add_rms_norm": 16,
+        "enable_qk_norm_rope_fusion": 8,
+        "fuse_qk_norm_rope_kvcache": 8,
+        "fuse_rope_kvcache": 8,
+    },
 }
 
 
@@ -116,7 +148,7 @@ def test_each_fusion_finds_its_places_and_none_where_it_is_off(opened: Open, nam
 
 def test_fusions_that_take_the_same_ops_take_turns(opened: Open) -> None:
     _, traced = opened("qwen3")
-    assert places(rewrite(traced, passes(*FLAGS))) == {"fuse_qk_norm_rope_kvcache": 3}
+    assert places(rewrite(traced, passes(*FLAGS))) == {"fuse_add_rms_norm": 6, "fuse_qk_norm_rope_kvcache": 3}
     # What the one has left is taken by the other.
     both = rewrite(traced, passes("enable_qk_norm_rope_fusion", "fuse_rope_kvcache"))
     assert places(both) == {"enable_qk_norm_rope_fusion": 3, "fuse_rope_kvcache": 3}
@@ -172,6 +204,16 @@ def test_attention_that_quantizes_is_what_the_graph_is_split_at(opened: Open) ->
             if piece.splits
             else "attention" not in names
         )
+
+
+@pytest.mark.parametrize("name", ["llama", "smollm2", "fp8_static", "int8"])
+def test_a_linear_is_one_in_every_format(opened: Open, name: str) -> None:
+    step, traced = opened(name)
+    names = [op_name(node) for node in traced.module.graph.nodes]
+    linears = [found for found in names if found and found.startswith("linear")]
+    assert len(linears) == 4 * len(step.model.layers)  # qkv, output, gate and up, down
+    pieces = split(traced.module.graph, ("linear",))
+    assert [op_name(piece.nodes[0]) for piece in pieces if piece.splits] == linears
 
 
 @pytest.mark.parametrize("name", ["smollm2", "fp8_static", "fp8_dynamic", "int8", "int8_static"])
@@ -237,7 +279,7 @@ def test_rewriting_leaves_the_traced_graph_alone_and_no_dead_ops(opened: Open) -
     assert traced.module.code == before
     left = {node.target for node in module.graph.nodes}
     assert not left & {
-        OPS[name].node for name in ("rms_norm", "silu_and_mul", "rotary_embedding", "kv_write")
+        OPS[name].node for name in ("add", "rms_norm", "silu_and_mul", "rotary_embedding", "kv_write")
     }
     assert all(node.users for node in module.graph.nodes if node.op == "call_function")
 

@@ -63,6 +63,7 @@ def test_a_full_graph_without_compilation_raises_the_custom_ops(resolved: Resolv
         ("fuse_act_quant", ("none", "+silu_and_mul", "+quantize")),
         ("fuse_act_padding", ("none", "+rms_norm", "+pad")),
         ("fuse_rope_kvcache", ("none", "+rotary_embedding")),
+        ("fuse_add_rms_norm", ("none", "+rms_norm")),
         ("enable_qk_norm_rope_fusion", ("none", "+rms_norm", "+rotary_embedding")),
         ("fuse_qk_norm_rope_kvcache", ("none", "+rms_norm", "+rotary_embedding")),
         ("fuse_attn_quant", ("none", "+quantize")),

@@ -418,6 +418,7 @@ def test_a_parser_of_subcommands_leaves_their_flags_to_them() -> None:
         ("-cc.mode=FAST", "NONE (0), STOCK_TORCH_COMPILE (1), DYNAMO_TRACE_ONCE (2), VLLM_COMPILE (3)"),
         ("-cc.mode=4", "-cc.mode: 4 is not one of NONE (0)"),
         ("-cc.mode=true", "-cc.mode: true is not one of"),
+        ("-cc.backend=indcutor", "-cc.backend: indcutor is not one of inductor, eager"),
         ("-cc.cudagraph_mode=3", "NONE (0), PIECEWISE (1), FULL (2), FULL_DECODE_ONLY, FULL_AND_PIECEWISE"),
         ("-cc.pass_config.fuse_norm_quant=maybe", "maybe is not a boolean; say true or false"),
         ("-cc.custom_ops=+rms", "'+rms' is not all, none, +OP or -OP; the ops are rms_norm, silu_and_mul"),

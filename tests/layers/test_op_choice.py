@@ -19,8 +19,8 @@ from ozone.ops.registry import OPS
     [
         (("none",), False, set()),
         (("none",), True, set()),
-        (("all",), False, {"rms_norm", "fused_add_rms_norm", "silu_and_mul", "rotary_embedding"}),
-        (("+pad",), True, {"rms_norm", "fused_add_rms_norm", "silu_and_mul", "rotary_embedding"}),
+        (("all",), False, {"rms_norm", "add", "silu_and_mul", "rotary_embedding"}),
+        (("+pad",), True, {"rms_norm", "add", "silu_and_mul", "rotary_embedding"}),
         (("+pad",), False, set()),
         (("all", "-rms_norm"), False, {"silu_and_mul", "rotary_embedding"}),
         (("none", "+rotary_embedding"), True, {"rotary_embedding"}),
@@ -35,7 +35,7 @@ def test_layers_call_nodes_for_enabled_ops_and_references_for_others(
     for module in model.modules():
         if isinstance(module, RMSNorm):
             called["rms_norm"] = module.rms_norm
-            called["fused_add_rms_norm"] = module.fused_add_rms_norm
+            called["add"] = module.add
         elif isinstance(module, GatedMLP):
             called["silu_and_mul"] = module.activation
         elif isinstance(module, RotaryEmbedding):

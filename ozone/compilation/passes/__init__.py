@@ -5,6 +5,7 @@ from __future__ import annotations
 from ozone.compilation.passes import (
     act_padding,
     act_quant,
+    add_rms_norm,
     attn_quant,
     norm_quant,
     qk_norm_rope,
@@ -13,8 +14,9 @@ from ozone.compilation.passes import (
 )
 from ozone.compilation.rules import Fusion
 
-# What fuses more ops comes before what fuses some of them.
+# What fuses more ops comes before what fuses some of them, and what others go on from before those.
 FUSIONS: tuple[Fusion, ...] = (
+    add_rms_norm.FUSION,
     act_padding.FUSION,
     norm_quant.FUSION,
     act_quant.FUSION,
