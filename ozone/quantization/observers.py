@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -13,8 +14,9 @@ from ozone.quantization.error_feedback import Feedback
 
 _INT8_MAX = 127.0
 _E4M3_MAX = 448.0
-# Of an int8 range: the shares of the largest magnitude that are tried as its end.
+# How many scales are tried.
 _STEPS = 60
+# Of an int8 range: the least share of the largest magnitude that is tried as its end.
 _LEAST_SHARE = 0.02
 _PATTERNS = 1 << 16
 
@@ -30,12 +32,10 @@ class Observer(ABC):
         """(tokens, columns), of any floating type."""
 
 
-class InputValues(Observer):
-    """The scale that rounds to int8 with the least sum of squared errors, clipping what is large and rare."""
+class _Values:
+    """How often each number came. Those of 16 bits are few, and say all that a scale depends on."""
 
-    def __init__(self, columns: int) -> None:
-        super().__init__(columns)
-        # Numbers of 16 bits are few: how often each one came says all that a scale depends on.
+    def __init__(self) -> None:
         self._dtype = torch.bfloat16
         self._counts = torch.zeros(_PATTERNS, dtype=torch.int64)
 
@@ -46,19 +46,37 @@ class InputValues(Observer):
         bits = x.to(self._dtype).reshape(-1).view(torch.int16).to(torch.int32) & (_PATTERNS - 1)
         self._counts += torch.bincount(bits, minlength=_PATTERNS)
 
-    def scale(self) -> float:
-        """1 for an input that was always zero."""
+    def best_scale(self, fractions: Tensor, round_: Callable[[Tensor], Tensor]) -> float:
+        """Of the largest magnitude times `fractions`, (n,) float64, the scale with which rounding gives the
+        least sum of squared errors; 1 where all was zero.
+        """
         seen = self._counts.nonzero().flatten()
         values = seen.to(torch.int16).view(self._dtype).to(torch.float64)
         counts = self._counts[seen].to(torch.float64)
         largest = float(values.abs().max()) if len(values) else 0.0
         if largest == 0.0:
             return 1.0
-        shares = torch.logspace(0.0, math.log10(_LEAST_SHARE), _STEPS, dtype=torch.float64).unsqueeze(1)
-        scales = shares * (largest / _INT8_MAX)
-        rounded = (values / scales).round_().clamp_(-_INT8_MAX - 1, _INT8_MAX) * scales
-        errors = (rounded - values).square_() @ counts
+        scales = largest * fractions
+        errors = torch.stack([(round_(values / s) * s - values).square_() @ counts for s in scales])
         return float(scales[errors.argmin()])
+
+
+class InputValues(Observer):
+    """The scale that rounds to int8 with the least sum of squared errors, clipping what is large and rare."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(columns)
+        self._values = _Values()
+
+    def see(self, x: Tensor) -> None:
+        self._values.see(x)
+
+    def scale(self) -> float:
+        """1 for an input that was always zero."""
+        shares = torch.logspace(0.0, math.log10(_LEAST_SHARE), _STEPS, dtype=torch.float64)
+        return self._values.best_scale(
+            shares / _INT8_MAX, lambda x: x.round().clamp_(-_INT8_MAX - 1, _INT8_MAX)
+        )
 
 
 class InputProducts(Observer):
@@ -80,17 +98,22 @@ class InputProducts(Observer):
         return Feedback.of(self.products)
 
 
-class LargestAndProducts(InputProducts):
-    """Also the scale that lets the largest magnitude fit into e4m3."""
+class ValuesAndProducts(InputProducts):
+    """Also the scale that rounds to e4m3 with the least sum of squared errors, clipping nothing: what is left
+    to choose is where between two powers of two the largest numbers lie, and so how near to one of e4m3's.
+    """
 
     def __init__(self, columns: int) -> None:
         super().__init__(columns)
-        self._largest = 0.0
+        self._values = _Values()
 
     def see(self, x: Tensor) -> None:
         super().see(x)
-        self._largest = max(self._largest, float(x.abs().max()))
+        self._values.see(x)
 
     def scale(self) -> float:
         """1 for an input that was always zero."""
-        return self._largest / _E4M3_MAX or 1.0
+        room = torch.logspace(0.0, math.log10(2.0), _STEPS + 1, dtype=torch.float64)
+        return self._values.best_scale(
+            room / _E4M3_MAX, lambda x: x.to(torch.float8_e4m3fn).to(torch.float64)
+        )

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ozone.errors import ConfigError
 from ozone.quantization.error_feedback import round_with_feedback
-from ozone.quantization.observers import InputProducts, InputValues, LargestAndProducts, Observer
+from ozone.quantization.observers import InputProducts, InputValues, Observer, ValuesAndProducts
 
 E4M3_MAX = 448.0
 INT8_MAX = 127.0
@@ -57,7 +57,7 @@ class Recipe:
         if self.kind == "int4" or self.strategy == "block":
             return InputProducts
         if self.inputs == "static":
-            return LargestAndProducts if self.kind == "fp8" else InputValues
+            return ValuesAndProducts if self.kind == "fp8" else InputValues
         return None
 
     @property
@@ -118,7 +118,7 @@ class Recipe:
         else:
             numbers = (weight / spread).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
         tensors = {"weight": numbers, "weight_scale": scale}
-        if isinstance(observer, LargestAndProducts | InputValues):
+        if isinstance(observer, ValuesAndProducts | InputValues):
             tensors["input_scale"] = _rounded_up(torch.tensor([observer.scale()]), dtype)
         return tensors, numbers.to(torch.float32) * spread
 

@@ -26,7 +26,7 @@ LIMITS: dict[str, float | None] = {
     "int8": None,
     "int8-static": None,
     "int4-g32": 10.0,
-    "int4-g64": 11.0,
+    "int4-g64": 10.0,
     "int4-channel": None,
 }
 TOKENS, WINDOW = 20_000, 2_000
@@ -39,9 +39,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _perplexity(folder: Path, capsys: pytest.CaptureFixture[str]) -> float:
+def _perplexity(folder: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> float:
     capsys.readouterr()
-    assert main([str(folder), "-O0", "--json", "--tokens", str(TOKENS), "--window", str(WINDOW)]) == 0
+    flags = ["-O0", "--dtype", dtype, "--json", "--tokens", str(TOKENS), "--window", str(WINDOW)]
+    assert main([str(folder), *flags]) == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
     return float(report["results"]["perplexity"])
 
@@ -67,10 +68,12 @@ def test_perplexity_equals_that_of_the_emulation(
 
     out = tmp_path / "out"
     assert run(["quantize", "smollm2", str(out), "--scheme", scheme]) == 0
-    found = _perplexity(out, capsys)
-    model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16).eval()
+    # In float32, since bfloat16's own rounding decides how inputs near the middle of two numbers are
+    # quantized, which moves the perplexity by as much as is allowed.
+    found = _perplexity(out, "float32", capsys)
+    model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).eval()
     expected = _emulated_perplexity(read_emulation(out, model), out)
-    loss = found / _perplexity(plain, capsys) - 1
+    loss = _perplexity(out, "bfloat16", capsys) / _perplexity(plain, "bfloat16", capsys) - 1
     with capsys.disabled():
         print(f"\n{scheme}: perplexity {found:.3f}, emulated {expected:.3f}, {loss:+.2%} over bfloat16")
     assert found == pytest.approx(expected, rel=0.003)
