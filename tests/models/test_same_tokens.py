@@ -138,3 +138,18 @@ def test_greedy_tokens_are_those_of_level_zero(
         )
     assert tokens == alone(family)
     assert not [message for message in caplog.messages if "vocabulary" in message]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("custom_ops", [["none"], ["all"], ["none", "+rms_norm"]], ids=",".join)
+@pytest.mark.parametrize("mode", ["STOCK_TORCH_COMPILE", "DYNAMO_TRACE_ONCE", "VLLM_COMPILE"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generated_code_gives_the_same_greedy_tokens(
+    family: str, mode: str, custom_ops: list[str], folder: Folder, alone: Callable[[str], list[list[int]]]
+) -> None:
+    path = folder(family)
+    memory = NUM_BLOCKS * block_bytes(path)
+    setting = {"mode": mode, "custom_ops": custom_ops}
+    given = answers(path, 1, setting, block_size=16, kv_cache_memory_bytes=memory, **CROWDED)
+    assert given == alone(family)
