@@ -46,7 +46,7 @@ serve: $(STAMP) ## serve the default model on http://127.0.0.1:8000 (ARGS="MODEL
 chat: $(STAMP) ## chat with the default model in this terminal
 	$(BIN)/ozone chat $(ARGS)
 
-test: $(STAMP) ## run the tests (13 minutes on 2 cores)
+test: $(STAMP) ## run the tests (15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-all: $(STAMP) ## run every test: soaks, fuzzing and the large matrix too

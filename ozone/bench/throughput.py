@@ -79,26 +79,28 @@ def _measure(
     model: BenchModel, parameters: dict[str, Any], given: list[Prompt] | None, reporter: Reporter
 ) -> list[Load]:
     number, seed = parameters["num_prompts"], model.loaded.config.model.seed
-    if given is None:
-        vocabulary = range(model.geometry.vocab_size)
-        prompts = random_token_ids(number, parameters["input_len"], vocabulary, seed)
-    else:
-        encode = model.loaded.tokenizer.encode
-        prompts = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in take(given, number)]
-    params = greedy(parameters["output_len"])
     warmup, loads = parameters["num_iters_warmup"], []
     total = warmup + parameters["num_iters"]
+    if given is None:
+        # Every iteration has prompts of its own, for a prefix cache that was asked for.
+        vocabulary = range(model.geometry.vocab_size)
+        prompts = random_token_ids(total * number, parameters["input_len"], vocabulary, seed)
+    else:
+        encode = model.loaded.tokenizer.encode
+        once = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in take(given, number)]
+        prompts = once * total
+    params = greedy(parameters["output_len"])
     with reporter.progress("tokens", total * number * parameters["output_len"]) as step:
         for index in range(total):
             begin = time.perf_counter()
-            requests = run_requests(model.loaded.engine, prompts, params, arrived=step)
+            mine = prompts[index * number : (index + 1) * number]
+            requests = run_requests(model.loaded.engine, mine, params, arrived=step)
             if index >= warmup:
                 loads.append(Load(max(request.arrivals[-1][0] for request in requests) - begin, requests))
     return loads
 
 
 def _report(model: BenchModel, loads: list[Load], parameters: dict[str, Any], reporter: Reporter) -> None:
-    elapsed = [load.seconds for load in loads]
     load = sorted(loads, key=lambda load: load.seconds)[(len(loads) - 1) // 2]
     peak = measure_peak(KIND_OF_DTYPE[model.loaded.config.model.dtype])
     scored = load.output_tokens
@@ -107,7 +109,7 @@ def _report(model: BenchModel, loads: list[Load], parameters: dict[str, Any], re
     share = achieved / peak.rates.median
     results: dict[str, Any] = {
         "elapsed_seconds": load.seconds,
-        "iterations": summary_json(elapsed),
+        "iterations": summary_json([each.seconds for each in loads]),
         "prompt_tokens": load.prompt_tokens,
         "output_tokens": load.output_tokens,
         "requests_per_s": len(load.requests) / load.seconds,
@@ -123,12 +125,13 @@ def _report(model: BenchModel, loads: list[Load], parameters: dict[str, Any], re
         "machine": {"peak": peak.as_json()},
     }
     title = f"{model.title}: {len(load.requests)} requests, {load.prompt_tokens} tokens in, {scored} out"
-    reporter.finish(title, _rows(results, elapsed, peak, share), report)
+    reporter.finish(title, _rows(results, peak, share), report)
 
 
-def _rows(results: dict[str, Any], elapsed: list[float], peak: Peak, share: float) -> list[Row]:
+def _rows(results: dict[str, Any], peak: Peak, share: float) -> list[Row]:
     products = f"{share:.0%} of {peak.rates.median:,.0f}, the peak of a {peak.kind} torch product here"
-    spread = f"{min(elapsed):.2f} to {max(elapsed):.2f} s in {len(elapsed)} iterations"
+    all_ = results["iterations"]
+    spread = f"{all_['min']:.2f} to {all_['max']:.2f} s in {all_['count']} iterations"
     return [
         ("elapsed", f"{results['elapsed_seconds']:.2f} s", spread),
         ("requests", f"{results['requests_per_s']:.2f} /s", ""),
