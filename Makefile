@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Arguments for `make serve`, for example: make serve ARGS="-O0 --port 9000"
 ARGS   ?=
+# How long `make soak` takes.
+SOAK_SECONDS ?= 3600
 # Extra options for pip, for example an index that carries CPU builds of torch.
 PIP_ARGS ?=
 # The wheel that carries the default model names llama-cpp-python as a dependency, which Ozone does not need.
@@ -20,7 +22,7 @@ SANITIZED_TESTS := tests/native tests/ops tests/engine/test_native_sampler.py
 NATIVE := CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve chat test test-all sanitize lint format clean
+.PHONY: help install serve chat test test-all soak sanitize lint format clean
 
 help: ## list the targets
 	@echo "Ozone: LLM inference on ordinary CPUs, with -O0 to -O3."
@@ -51,6 +53,9 @@ test: $(STAMP) ## run the tests (15 minutes on 2 cores)
 
 test-all: $(STAMP) ## run every test: soaks, fuzzing and the large matrix too
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP) ## load a server at random for an hour (SOAK_SECONDS=600 for less): it neither grows nor errs
+	OZONE_TEST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/end_to_end/test_random_load.py $(ARGS)
 
 sanitize: $(STAMP) ## run the native tests with address and undefined-behaviour sanitizers (10 minutes)
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -DOZONE_SANITIZE=ON -DOZONE_EMULATE_AMX=ON -DPython_EXECUTABLE="$(abspath $(BIN)/python)"
