@@ -142,6 +142,7 @@ class Load:
         self.done["left"] += 1
 
 
+@pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("level", ["-O2"])
 def test_a_server_under_random_load_neither_grows_nor_answers_otherwise(
     known: list[Known], level: str
