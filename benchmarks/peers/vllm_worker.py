@@ -1,16 +1,28 @@
-"""vLLM's CPU backend through its `LLMEngine`, at its default level."""
+"""vLLM's CPU backend through its `LLMEngine`, at its default level, in bfloat16: it reads no GGUF on CPUs."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-import vllm
-from vllm import EngineArgs, LLMEngine, SamplingParams
+from checkpoint import folder_of
 from worker import serve
 
-engine = LLMEngine.from_engine_args(EngineArgs(sys.argv[1], max_model_len=2048, enable_prefix_caching=False))
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+folder = folder_of(Path(sys.argv[1]), Path(__file__).parents[1] / ".peers" / "checkpoints")
+
+import vllm  # noqa: E402
+from vllm import EngineArgs, LLMEngine, SamplingParams  # noqa: E402
+
+# A share of the memory, whatever the others have taken of it; its cache takes that much.
+arguments = EngineArgs(
+    str(folder), max_model_len=2048, enable_prefix_caching=False, gpu_memory_utilization=0.2
+)
+engine = LLMEngine.from_engine_args(arguments)
 names = itertools.count()
 
 

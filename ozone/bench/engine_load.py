@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,23 +19,52 @@ _REPORT_SECONDS = 0.2
 
 @dataclass(slots=True)
 class RequestTimes:
-    """One request, in seconds of `time.perf_counter`. `arrivals`: when tokens came, and how many."""
+    """One request, in seconds of `time.perf_counter`. `arrivals`: when each of its tokens came."""
 
     prompt_tokens: int
     submitted: float
-    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
 
     @property
     def output_tokens(self) -> int:
-        return sum(tokens for _, tokens in self.arrivals)
+        return len(self.arrivals)
 
     @property
     def time_to_first_token(self) -> float:
-        return self.arrivals[0][0] - self.submitted
+        return self.arrivals[0] - self.submitted
 
     @property
     def latency(self) -> float:
-        return self.arrivals[-1][0] - self.submitted
+        return self.arrivals[-1] - self.submitted
+
+
+class _Receiver:
+    """Takes all requests' deltas, in the engine's thread: another would take a core from the step that runs.
+
+    One for all of them, which writes one thing after another, so that what is measured is not how it finds
+    its own memory.
+    """
+
+    def __init__(self) -> None:
+        self.ends: queue.SimpleQueue[RequestDelta] = queue.SimpleQueue()
+        self._times = array("d")
+        self._request_ids: list[str] = []
+
+    def add(self, delta: RequestDelta) -> None:
+        for _ in delta.token_ids:
+            self._times.append(time.perf_counter())
+            self._request_ids.append(delta.request_id)
+        if delta.finish_reason is not None:
+            self.ends.put(delta)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._times)
+
+    def sort_to(self, requests: dict[str, RequestTimes]) -> None:
+        """Give each request the times of its tokens."""
+        for request_id, when in zip(self._request_ids, self._times, strict=True):
+            requests[request_id].arrivals.append(when)
 
 
 def greedy(output_len: int) -> SamplingParams:
@@ -63,33 +93,22 @@ def run_requests(
                 f"{len(prompt)} prompt tokens and {params.max_tokens} to generate are {wanted}; "
                 f"the context holds {engine.max_model_len} (max_model_len)"
             )
-    ends: queue.SimpleQueue[tuple[int, RequestDelta]] = queue.SimpleQueue()
-    times: list[RequestTimes] = []
-    ids: list[str] = []
+    receiver = _Receiver()
+    requests: dict[str, RequestTimes] = {}
     unfinished = 0
 
     def submit_until_full() -> int:
         submitted = 0
-        while len(times) < len(prompts):
-            index, request_id = len(times), new_request_id("bench")
-            prompt = prompts[index]
-            request = RequestTimes(len(prompt), time.perf_counter())
-
-            # In the engine's thread. This thread hardly wakes: it would take a core from the step that runs.
-            def on_delta(delta: RequestDelta, index: int = index, request: RequestTimes = request) -> None:
-                if delta.token_ids:
-                    request.arrivals.append((time.perf_counter(), len(delta.token_ids)))
-                if delta.finish_reason is not None:
-                    ends.put((index, delta))
-
+        while len(requests) < len(prompts):
+            request_id, prompt = new_request_id("bench"), prompts[len(requests)]
+            times = RequestTimes(len(prompt), time.perf_counter())
             try:
-                engine.add_request(request_id, prompt, params, on_delta=on_delta)
+                engine.add_request(request_id, prompt, params, on_delta=receiver.add)
             except QueueFullError:
                 if not unfinished and not submitted:
                     raise
                 break
-            times.append(request)
-            ids.append(request_id)
+            requests[request_id] = times
             submitted += 1
         return submitted
 
@@ -97,7 +116,7 @@ def run_requests(
 
     def report() -> None:
         nonlocal reported
-        come = sum(request.output_tokens for request in times)
+        come = receiver.num_tokens
         arrived(come - reported)
         reported = come
 
@@ -106,16 +125,18 @@ def run_requests(
         while unfinished:
             report()
             try:
-                index, delta = ends.get(timeout=_REPORT_SECONDS)
+                delta = receiver.ends.get(timeout=_REPORT_SECONDS)
             except queue.Empty:
                 continue
             if delta.finish_reason in ("error", "abort"):
+                index = list(requests).index(delta.request_id)
                 raise RequestError(f"request {index} failed: {delta.error or delta.finish_reason}")
             unfinished -= 1
             unfinished += submit_until_full()
     except BaseException:
-        for request_id in ids:
+        for request_id in requests:
             engine.abort(request_id)
         raise
     report()
-    return times
+    receiver.sort_to(requests)
+    return list(requests.values())

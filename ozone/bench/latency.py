@@ -27,10 +27,10 @@ class Iteration:
     @classmethod
     def of(cls, times: list[RequestTimes], read: Bandwidth) -> Iteration:
         begin = min(request.submitted for request in times)
-        first = max(request.arrivals[0][0] for request in times)
-        last = max(request.arrivals[-1][0] for request in times)
+        first = max(request.arrivals[0] for request in times)
+        last = max(request.arrivals[-1] for request in times)
         # From the moment when every request has its first token, each step gives each request one.
-        later = [sum(tokens for when, tokens in request.arrivals if when > first) for request in times]
+        later = [sum(when > first for when in request.arrivals) for request in times]
         steps = max(later) / (last - first) if last > first else None
         return cls(last - begin, first - begin, steps, read)
 

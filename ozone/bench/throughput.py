@@ -96,7 +96,7 @@ def _measure(
             mine = prompts[index * number : (index + 1) * number]
             requests = run_requests(model.loaded.engine, mine, params, arrived=step)
             if index >= warmup:
-                loads.append(Load(max(request.arrivals[-1][0] for request in requests) - begin, requests))
+                loads.append(Load(max(request.arrivals[-1] for request in requests) - begin, requests))
     return loads
 
 

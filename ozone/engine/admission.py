@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ozone.config.schema import SchedulerConfig
 from ozone.engine.block_pool import root_hash
-from ozone.engine.output_text import OutputText
+from ozone.engine.output_text import Detokenizer
 from ozone.engine.outputs import RequestDelta, RequestMetrics
 from ozone.engine.random_stream import COMPLETION_STREAM, REQUEST_STREAM, derive_seed
 from ozone.engine.request import Request, RequestGroup
@@ -21,6 +21,9 @@ from ozone.errors import RequestError
 
 if TYPE_CHECKING:
     from ozone.engine.tokenizer import Tokenizer
+
+
+_NO_TOKENS: frozenset[int] = frozenset()
 
 
 class Admission:
@@ -64,8 +67,9 @@ class Admission:
             raise RequestError("cache_salt must be a string that is not empty", param="cache_salt")
         stops = StopStrings(params.stop_strings) if params.stop_strings else None
         bad_words = self._bad_word_tokens(params.bad_words or ())
-        eos_token_ids = frozenset() if params.ignore_eos else self._eos_token_ids
-        end_token_ids = eos_token_ids.union(params.stop_token_ids or ())
+        eos_token_ids = _NO_TOKENS if params.ignore_eos else self._eos_token_ids
+        # Most requests share the set: the fewer there are, the warmer they are kept.
+        end_token_ids = eos_token_ids | set(params.stop_token_ids) if params.stop_token_ids else eos_token_ids
 
         arrival = next(self._arrivals)
         seed = params.seed
@@ -92,7 +96,8 @@ class Admission:
                 eos_token_ids=eos_token_ids,
                 end_token_ids=end_token_ids,
                 sampling=sampling,
-                output_text=self._output_text(token_ids, params, stops),
+                detokenizer=self._detokenizer(token_ids, params),
+                stops=StopMatcher(stops, include_stop=params.include_stop_str_in_output) if stops else None,
                 metrics=RequestMetrics(arrival_time),
             )
         return group
@@ -198,16 +203,10 @@ class Admission:
             )
         return total
 
-    def _output_text(
-        self, prompt_token_ids: list[int], params: SamplingParams, stops: StopStrings | None
-    ) -> OutputText | None:
+    def _detokenizer(self, prompt_token_ids: list[int], params: SamplingParams) -> Detokenizer | None:
         if self._tokenizer is None or not params.detokenize:
             return None
-        matcher = StopMatcher(stops, include_stop=params.include_stop_str_in_output) if stops else None
-        return OutputText(
-            self._tokenizer.detokenizer(prompt_token_ids, skip_special_tokens=params.skip_special_tokens),
-            matcher,
-        )
+        return self._tokenizer.detokenizer(prompt_token_ids, skip_special_tokens=params.skip_special_tokens)
 
     def _bad_word_tokens(self, bad_words: Collection[str]) -> list[list[int]]:
         """Each word as the tokens it has at the start of a text and, where different, after a space."""

@@ -239,11 +239,11 @@ class Engine:
             if not scheduled:
                 raise RuntimeError("requests wait or run, but none could be scheduled")
             self._num_steps += 1
-            requests = [item.request for item in scheduled if item.reaches_end]
+            requests = [item.request for item in scheduled if item.logits == "last" or item.reaches_end]
             states = [request.sampling for request in requests]
             # Prompts that are reported on have rows of logits that nothing is sampled from.
-            reports = any(item.logits == "all" for item in scheduled)
-            table = self._sampler.prepare(states)
+            reports = "all" in [item.logits for item in scheduled]
+            table = self._sampler.prepare(states, [len(request.token_ids) for request in requests])
             logits = self.runner.execute(scheduled, None if reports else table)
             self._scheduler.complete(scheduled)
             if reports:
@@ -293,26 +293,25 @@ class Engine:
 
     def _advance(self, request: Request, row: int, sampled: SampledTokens, now: float) -> None:
         """Give a request its token; what goes wrong here is its own."""
-        group = request.group
-        if row in sampled.errors:
+        if sampled.errors and row in sampled.errors:
             self._fail_unsound(request, sampled.errors[row])
             return
         try:
-            begins = request.metrics.first_token_time is None
+            begins = request.last_token_time is None
             self._generation_tokens += 1
             delta = advance(request, sampled.token_ids[row], sampled.logprobs.get(row), now)
             if begins and request.index == 0:
                 self._prompt_tokens += request.num_prompt_tokens
-                self._release_held(group)
+                self._release_held(request.group)
             if delta.finish_reason is not None:
                 self._retire(request, delta)
-            group.on_delta(delta)
+            request.on_delta(delta)
             if delta.finish_reason is None:
                 return
         except Exception as error:
-            self._fail(group, error)
-        if not group.unfinished:
-            self._settle(group)
+            self._fail(request.group, error)
+        if not request.group.unfinished:
+            self._settle(request.group)
 
     def _release_held(self, group: RequestGroup) -> None:
         """The prompt's blocks are there: let the other completions share them."""
@@ -326,8 +325,10 @@ class Engine:
         self._scheduler.remove(request)
         group = request.group
         del group.unfinished[request.index]
-        request.metrics.finished_time = time.monotonic()
-        last.metrics = request.metrics
+        metrics = request.metrics
+        metrics.last_token_time = request.last_token_time
+        metrics.finished_time = time.monotonic()
+        last.metrics = metrics
         if not group.unfinished:
             with self._lock:
                 del self._groups[group.request_id]

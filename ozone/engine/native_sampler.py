@@ -35,9 +35,11 @@ _PROMPT_ROWS = 256
 class Sampler(Protocol):
     """Chooses tokens and reports their log-probabilities: `sampler.py` and `logprobs.py` say how."""
 
-    def prepare(self, states: Sequence[SamplingState]) -> SamplingTable | None:
+    def prepare(self, states: Sequence[SamplingState], positions: Sequence[int]) -> SamplingTable | None:
         """What a runner needs to choose the next tokens of these, one for each row of logits, before
         `sample` is called for the same; None where only `sample` can choose.
+
+        positions: how many tokens each has, so that not all of the states have to come from memory.
         """
 
     def sample(
@@ -61,7 +63,7 @@ def make_sampler(vocab_size: int, max_num_seqs: int) -> Sampler:
 class NumpySampler:
     """See `Sampler`."""
 
-    def prepare(self, states: Sequence[SamplingState]) -> None:
+    def prepare(self, states: Sequence[SamplingState], positions: Sequence[int]) -> None:
         """Nobody chooses but numpy."""
 
     sample = staticmethod(sampler.sample)
@@ -84,12 +86,12 @@ class NativeSampler:
         self._table = table
         self._row_address, self._out_address = _address(table.rows), _address(table.token_ids)
 
-    def prepare(self, states: Sequence[SamplingState]) -> SamplingTable:
+    def prepare(self, states: Sequence[SamplingState], positions: Sequence[int]) -> SamplingTable:
         """See `Sampler`."""
         if states != self._states:
             self._load(list(states))
         table = self._table
-        table.positions[: len(states)] = [len(state.token_ids) for state in states]
+        table.positions[: len(states)] = positions
         for row, state in self._lists:
             self._update_lists(row, state)
         table.chosen = False
@@ -100,11 +102,11 @@ class NativeSampler:
     ) -> SampledTokens:
         """See `Sampler`."""
         count, table = len(states), self._table
-        logits = np.ascontiguousarray(logits, np.float32)
-        if logits.ndim != 2 or len(logits) != count:
-            raise ValueError(f"logits of shape {logits.shape} for {count} requests")
         if not table.chosen:
-            table = self.prepare(states)
+            logits = np.ascontiguousarray(logits, np.float32)
+            if logits.ndim != 2 or len(logits) != count:
+                raise ValueError(f"logits of shape {logits.shape} for {count} requests")
+            table = self.prepare(states, [len(state.token_ids) for state in states])
             self._sample(self._out_address, _address(logits), self._row_address, count, logits.shape[1])
         table.chosen = False
         sampled = SampledTokens(table.token_ids[:count].tolist())
@@ -154,6 +156,7 @@ class NativeSampler:
             self._table.rows["seen"][row] = _address(ids), _address(generated), len(ids)
 
     def _report(self, logits: Logits, sampled: SampledTokens, token_text: TokenText | None) -> None:
+        logits = np.ascontiguousarray(logits, np.float32)
         rows, counts = [], []
         for row in self._reports:
             token_id, count = sampled.token_ids[row], self._states[row].num_logprobs

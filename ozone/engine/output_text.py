@@ -16,31 +16,20 @@ class Detokenizer(Protocol):
     def flush(self) -> str: ...
 
 
-class OutputText:
-    """The text of one completion as it grows."""
+def add_tokens(
+    detokenizer: Detokenizer, stops: StopMatcher | None, token_ids: Sequence[int], *, may_stop: bool
+) -> tuple[str, str | None]:
+    """New text and the stop string that it completed, if any."""
+    text = detokenizer.append(token_ids)
+    return (text, None) if stops is None else stops.feed(text, may_stop=may_stop)
 
-    __slots__ = ("_detokenizer", "_stops")
 
-    def __init__(self, detokenizer: Detokenizer, stops: StopMatcher | None) -> None:
-        self._detokenizer = detokenizer
-        self._stops = stops
-
-    @property
-    def has_stops(self) -> bool:
-        """Whether there are strings that end it."""
-        return self._stops is not None
-
-    def append(self, token_ids: Sequence[int], *, may_stop: bool) -> tuple[str, str | None]:
-        """New text and the stop string that it completed, if any."""
-        text = self._detokenizer.append(token_ids)
-        if self._stops is None:
-            return text, None
-        return self._stops.feed(text, may_stop=may_stop)
-
-    def finish(self, *, may_stop: bool) -> tuple[str, str | None]:
-        """What was kept back, now that no token follows."""
-        text = self._detokenizer.flush()
-        if self._stops is None:
-            return text, None
-        text, stop = self._stops.feed(text, may_stop=may_stop)
-        return text + self._stops.flush(), stop
+def finish_text(
+    detokenizer: Detokenizer, stops: StopMatcher | None, *, may_stop: bool
+) -> tuple[str, str | None]:
+    """What was kept back, now that no token follows."""
+    text = detokenizer.flush()
+    if stops is None:
+        return text, None
+    text, stop = stops.feed(text, may_stop=may_stop)
+    return text + stops.flush(), stop

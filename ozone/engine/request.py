@@ -10,9 +10,10 @@ from ozone.engine.block_pool import ROOT_HASH
 from ozone.engine.outputs import LogprobsOfToken, RequestDelta, RequestMetrics
 
 if TYPE_CHECKING:
-    from ozone.engine.output_text import OutputText
+    from ozone.engine.output_text import Detokenizer
     from ozone.engine.sampling_params import SamplingParams
     from ozone.engine.sampling_state import SamplingState
+    from ozone.engine.stop_strings import StopMatcher
 
 
 class Request:
@@ -27,33 +28,40 @@ class Request:
         num_computed_tokens: positions already in the KV cache.
 
         group: the user request; index: which of its completions this is.
+        group_id, on_delta: the group's id and where its deltas go, nearer in memory to what each token needs.
         order: place in line, lower first: (priority, arrival, index). Kept when it is preempted.
         end_token_ids: tokens that end it; eos_token_ids: those of them that the model ends with itself.
         max_total_tokens: generation ends with ``length`` at this many tokens, prompt included.
+        detokenizer: makes its text, or None where nobody wants any. stops: what may end the text, or None.
         block_hashes: chained hashes of the full blocks of `token_ids`, as far as they were needed.
         num_registered_blocks: leading blocks that the block pool knows by hash.
+        last_token_time: when its newest token came, in seconds of `time.monotonic`; None before the first.
         wants_prompt_logprobs: every row of the prompt's logits is still wanted.
     """
 
     __slots__ = (
         "block_hashes",
         "block_ids",
+        "detokenizer",
         "end_token_ids",
         "eos_token_ids",
         "group",
+        "group_id",
         "index",
         "is_running",
+        "last_token_time",
         "max_total_tokens",
         "metrics",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
         "num_registered_blocks",
+        "on_delta",
         "order",
-        "output_text",
         "prompt_logprobs",
         "request_id",
         "sampling",
+        "stops",
         "token_ids",
         "wants_prompt_logprobs",
     )
@@ -69,7 +77,8 @@ class Request:
         eos_token_ids: frozenset[int],
         end_token_ids: frozenset[int],
         sampling: SamplingState,
-        output_text: OutputText | None,
+        detokenizer: Detokenizer | None,
+        stops: StopMatcher | None,
         metrics: RequestMetrics,
     ) -> None:
         self.request_id = group.request_id if index == 0 else f"{group.request_id}/{index}"
@@ -79,16 +88,20 @@ class Request:
         self.num_computed_tokens = 0
 
         self.group = group
+        self.group_id = group.request_id
+        self.on_delta = group.on_delta
         self.index = index
         self.order = order
         self.max_total_tokens = max_total_tokens
         self.eos_token_ids = eos_token_ids
         self.end_token_ids = end_token_ids
         self.sampling = sampling
-        self.output_text = output_text
+        self.detokenizer = detokenizer
+        self.stops = stops
         self.metrics = metrics
 
         self.is_running = False
+        self.last_token_time: float | None = None
         self.block_hashes: list[bytes] = []
         self.num_registered_blocks = 0
         self.num_cached_tokens: int | None = None

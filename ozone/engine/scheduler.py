@@ -63,19 +63,24 @@ class Scheduler:
         """
         scheduled: list[ScheduledRequest] = []
         budget = self._max_num_batched_tokens
-        decodes = sum(len(r.token_ids) - r.num_computed_tokens == 1 for r in self.running)
+        tokens_wanted = [len(r.token_ids) - r.num_computed_tokens for r in self.running]
+        decodes = tokens_wanted.count(1)
         preemptions = self.num_preemptions
-        place = 0
-        while place < len(self.running):
-            request = self.running[place]
-            place += 1
-            wanted = len(request.token_ids) - request.num_computed_tokens
+        block_size = self._block_size
+        # A copy: the end of the line may go while its beginning is served.
+        for request, wanted in zip(self.running.copy(), tokens_wanted, strict=True):
             if wanted == 1:
                 decodes -= 1
+            if not request.is_running:
+                break
             if budget == decodes:
                 continue  # Those ahead of it took all that the decodes leave: its prompt goes on later.
-            if not self._grow(request):
+            if len(request.token_ids) > len(request.block_ids) * block_size and not self._grow(request):
                 break
+            if wanted == 1 and not request.wants_prompt_logprobs:
+                scheduled.append(ScheduledRequest(request, request.num_computed_tokens, 1, "last"))
+                budget -= 1
+                continue
             chunk = self._chunk(request, wanted, budget - decodes)
             scheduled.append(chunk)
             budget -= chunk.num_tokens
@@ -113,13 +118,11 @@ class Scheduler:
         return ScheduledRequest(request, start, size, "last" if size == wanted else "none")
 
     def _grow(self, request: Request) -> bool:
-        """Give a running request blocks for all its tokens, preempting from the end of the line.
+        """Give a running request the blocks that its tokens lack, preempting from the end of the line.
 
         Returns False when the request itself had to go.
         """
         missing = self._num_blocks(request) - len(request.block_ids)
-        if missing <= 0:
-            return True
         while self.pool.num_free < missing:
             last = self.running[-1]
             self._preempt(last)

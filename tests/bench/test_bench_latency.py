@@ -21,8 +21,8 @@ _READ = Bandwidth(Summary.of([40.0]), 1, 1, "none")
 
 
 def test_an_iteration_times_the_batch_and_counts_the_steps_of_decoding() -> None:
-    first = RequestTimes(8, submitted=10.0, arrivals=[(11.0, 1), (12.0, 1), (13.0, 1), (14.0, 1)])
-    second = RequestTimes(8, submitted=10.5, arrivals=[(12.0, 1), (13.0, 1), (14.0, 1), (15.0, 1)])
+    first = RequestTimes(8, submitted=10.0, arrivals=[11.0, 12.0, 13.0, 14.0])
+    second = RequestTimes(8, submitted=10.5, arrivals=[12.0, 13.0, 14.0, 15.0])
     iteration = Iteration.of([first, second], _READ)
     assert iteration.latency == 5.0
     assert iteration.time_to_first_token == 2.0
@@ -30,12 +30,12 @@ def test_an_iteration_times_the_batch_and_counts_the_steps_of_decoding() -> None
 
 
 def test_one_token_leaves_nothing_to_say_of_decoding() -> None:
-    iteration = Iteration.of([RequestTimes(8, submitted=1.0, arrivals=[(2.0, 1)])], _READ)
+    iteration = Iteration.of([RequestTimes(8, submitted=1.0, arrivals=[2.0])], _READ)
     assert iteration.steps_per_s is None
 
 
 def test_a_request_knows_its_times() -> None:
-    request = RequestTimes(8, submitted=1.0, arrivals=[(1.5, 1), (2.0, 2), (2.5, 1)])
+    request = RequestTimes(8, submitted=1.0, arrivals=[1.5, 2.0, 2.0, 2.5])
     assert request.output_tokens == 4
     assert request.time_to_first_token == 0.5
     assert request.latency == 1.5

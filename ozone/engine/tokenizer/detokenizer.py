@@ -11,6 +11,7 @@ import json
 import re
 from codecs import utf_8_decode
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ozone.errors import ModelFileError, clipped
@@ -80,7 +81,13 @@ class TokenDecoder:
 
 
 class TokenTable(dict[int, bytes]):
-    """Token id to bytes, filled on demand. Ids outside the vocabulary and those in `skipped` add no bytes."""
+    """Token id to bytes, filled on demand. Ids outside the vocabulary and those in `skipped` add no bytes.
+
+    Attributes:
+        leading_spaces: as the decoder has it.
+        texts: by token id, what those of the tokens asked for before are whose bytes are whole characters. A
+            list, since nearly every token is one and a dictionary's parts lie in more places of cold memory.
+    """
 
     def __init__(
         self,
@@ -90,6 +97,7 @@ class TokenTable(dict[int, bytes]):
         skipped: Collection[int],
     ) -> None:
         super().__init__(dict.fromkeys(skipped, b""))
+        self.texts: list[str | None] = [None] * vocab_size
         self.leading_spaces = decoder.leading_spaces
         self._token_bytes = decoder.token_bytes
         self._spelling = spelling
@@ -100,6 +108,8 @@ class TokenTable(dict[int, bytes]):
             return b""  # not kept: the table stays as small as the vocabulary
         token = self._spelling(token_id)
         self[token_id] = data = b"" if token is None else self._token_bytes(token)
+        with suppress(UnicodeDecodeError):
+            self.texts[token_id] = data.decode("utf-8")
         return data
 
 
@@ -125,6 +135,10 @@ class IncrementalDetokenizer:
 
     def append(self, token_ids: Sequence[int]) -> str:
         """New text that these tokens complete; may be empty."""
+        if len(token_ids) == 1 and not self._pending and not self._spaces_to_drop:
+            texts, token_id = self._table.texts, token_ids[0]
+            if 0 <= token_id < len(texts) and (text := texts[token_id]) is not None:
+                return text
         data = b"".join([self._table[token_id] for token_id in token_ids])
         return self._decode(self._drop_spaces(data) if self._spaces_to_drop else data)
 
