@@ -141,7 +141,7 @@ __attribute__((noinline)) void add_steps(float* sums, const T* w, const typename
             total[t][v] = first ? splat(0) : load(sums + t * kPanelRows + v * kLanes);
     for (int64_t s = 0; s < steps; ++s) {
         F::step(total, w, x);
-        prefetch.template step<busy>();
+        prefetch.template step<into_cache(tokens, busy)>();
         w += kPanelRows * F::kStep;
         x += tokens * F::kUnits;
     }

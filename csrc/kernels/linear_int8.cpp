@@ -30,11 +30,8 @@ constexpr int64_t kLeastBlockTokens = 64, kMostBlockTokens = 512;
 // Steps that one tile after the other does before all go on, for each way: their weights stay in a second-level cache.
 constexpr int64_t kChunkSteps[] = {256, 1024};
 static_assert(std::size(kChunkSteps) == std::size(LinearInt8::ways));
-// How far ahead weights are asked for where one tile reads each once, and into which cache: a few tokens are done
-// with a step so soon that what matters is to have the weights near; while more are computed with, a second-level
-// cache can have more requests under way.
+// How far ahead weights are asked for where one tile reads each once.
 constexpr int64_t ahead_bytes(int64_t tokens) { return tokens <= 2 ? 8 << 10 : 16 << 10; }
-constexpr int cache_level(int tokens) { return tokens <= 2 ? 3 : 2; }  // as __builtin_prefetch has it
 
 // Adds to the sums of kTokens tokens and a panel what `steps` steps give. Not inlined, with sums that come
 // from memory and go back: so they stay in registers in between, which g++ 12 does not manage otherwise.
@@ -51,7 +48,7 @@ __attribute__((noinline)) void add_steps(int32_t* sums, const int8_t* x, int64_t
     const int8_t* x6 = x + 6 * stride;
     for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 3
-        for (int line = 0; line < kLines; ++line) __builtin_prefetch(next + line * 64, 0, cache_level(kTokens));
+        for (int line = 0; line < kLines; ++line) __builtin_prefetch(next + line * 64, 0, into_cache(kTokens, kTokens > 2));
         I32 weights[kPanelVectors];
 #pragma GCC unroll 6
         for (int v = 0; v < kPanelVectors; ++v) weights[v] = load_ints(weight + v * kLanes * kStep);

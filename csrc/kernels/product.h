@@ -54,19 +54,23 @@ inline Stretch panels_of(const void* weight, int64_t rows, int64_t panel_bytes, 
             (panels.end - panels.begin) * panel_bytes};
 }
 
+// Which cache weights are asked for into, as __builtin_prefetch has it. Of one or two tokens, which are done with a
+// step so soon that what matters is to have them near, into the first-level one, and past the others: no pass comes
+// back for them, and what does come back (KV cache, activations, what the host needs between two steps) stays there.
+// Where arithmetic takes most of the time (`busy`), into the second-level one, where more requests can be under way.
+constexpr int into_cache(int tokens, bool busy) { return busy ? 2 : tokens <= 2 ? 0 : 3; }
+
 // Where a pass over weights prefetches: three places a step, `apart` bytes from each other, that advance with it.
 struct Prefetch {
     const char* at;
     int64_t apart, advance;
 
-    // Into the second-level cache where arithmetic takes most of the time, and first-level lines are worth more as
-    // what they hold; else into the first.
-    template <bool busy>
+    // `into` is a cache as __builtin_prefetch has it.
+    template <int into>
     OZONE_INLINE void step() {
-        constexpr int kLevel = busy ? 2 : 3;
-        __builtin_prefetch(at, 0, kLevel);
-        __builtin_prefetch(at + apart, 0, kLevel);
-        __builtin_prefetch(at + 2 * apart, 0, kLevel);
+        __builtin_prefetch(at, 0, into);
+        __builtin_prefetch(at + apart, 0, into);
+        __builtin_prefetch(at + 2 * apart, 0, into);
         at += advance;
     }
 };
