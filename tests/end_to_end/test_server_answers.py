@@ -106,9 +106,9 @@ def scrape(server: ServerProcess) -> dict[str, float]:
 IDLE = {"num_requests_running": 0, "num_requests_waiting": 0, "kv_cache_usage_perc": 0}
 
 
-def wait_until_idle(server: ServerProcess) -> dict[str, float]:
+def wait_until_idle(server: ServerProcess, seconds: float = 10) -> dict[str, float]:
     """Wait until the server holds nothing for anybody, and return its metrics."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + seconds
     while not (metrics := scrape(server)).items() >= IDLE.items():
         found = {name: metrics[name] for name in IDLE}
         assert time.monotonic() < deadline, f"after every client has left: {found}"
