@@ -56,7 +56,8 @@ class Task {
     // `next` is the item that comes after this one, or null.
     Task(const Attention& p, const Item& item, const Item* next)
         : p_(p), item_(item), next_(next), columns_(padded(p.head_dim)), rows_(item.tokens * item.heads),
-          room_(scratch()), scores_(room_.take<float>(kBlockRows * kStepKeys)),
+          tiles_per_block_(p.block_size / kTilePositions), place_(place_of(item)),
+          next_place_(next ? place_of(*next) : Place{}), room_(scratch()), scores_(room_.take<float>(kBlockRows * kStepKeys)),
           out_(room_.take<float>(kBlockRows * columns_)), factors_(room_.take<float>(kStepKeys)),
           value_scales_(room_.take<float>(kStepKeys)), products_(room_, rows_, columns_) {}
 
@@ -105,23 +106,34 @@ class Task {
         });
     }
 
-    // Writes where the tiles of the step at `key` lie, and those of the steps after it as far as there is room.
+    // A tile of a request: the entry of its block, and which tile of that it is.
+    struct Place {
+        const int32_t* block;
+        int64_t tile;
+    };
+    Place place_of(const Item& item) const {
+        const int64_t tile = item.first_key / kTilePositions, block = tile / tiles_per_block_;
+        return {p_.block_tables + item.request * p_.table_stride + block, tile - block * tiles_per_block_};
+    }
+
+    // Writes where the tiles of the step at hand lie, and those of the steps after it as far as there is room.
     void locate(int64_t key) {
         const C** to = tiles_.reads;
         const C* const* const end = tiles_.reads + 2 * kStepTiles + kAhead<C>;
         tiles_.count = tiles_of(item_, key);
         const Item* item = &item_;
+        Place place = place_;
         while (item && end - to >= 2 * kStepTiles) {
             const int64_t count = tiles_of(*item, key);
-            locate_step(*item, key, count, to, to + count);
+            place = locate_step(*item, place, count, to, to + count);
             to += 2 * count;
             key += kStepKeys;
             if (key >= item->end_key) {
                 item = item == &item_ ? next_ : nullptr;
-                if (item) key = item->first_key;
+                if (item) key = item->first_key, place = next_place_;
             }
             if constexpr (kScaledByPosition)
-                if (item && to == tiles_.reads + 2 * tiles_.count) prefetch_scales(*item, key);
+                if (item && to == tiles_.reads + 2 * tiles_.count) prefetch_scales(*item, place, tiles_of(*item, key));
         }
         for (; to < end; ++to) *to = to[-1];
     }
@@ -131,20 +143,18 @@ class Task {
         return (keys + kTilePositions - 1) / kTilePositions;
     }
 
-    // Calls `body(i, block, tile)` for the i-th tile from `key` on: the id of its block, and which tile of that it is.
+    // Calls `body(i, block, tile)` for the i-th tile from `place` on; returns where those behind them are.
     template <typename Body>
-    OZONE_INLINE void each_tile(const Item& item, int64_t key, int64_t count, Body body) const {
-        const int64_t per_block = p_.block_size / kTilePositions, first = key / kTilePositions;
-        const int32_t* table = p_.block_tables + item.request * p_.table_stride + first / per_block;
-        int64_t tile = first % per_block;
+    OZONE_INLINE Place each_tile(Place place, int64_t count, Body body) const {
         for (int64_t i = 0; i < count; ++i) {
-            body(i, int64_t{*table}, tile);
-            if (++tile == per_block) tile = 0, ++table;
+            body(i, int64_t{*place.block}, place.tile);
+            if (++place.tile == tiles_per_block_) place.tile = 0, ++place.block;
         }
+        return place;
     }
 
-    void locate_step(const Item& item, int64_t key, int64_t count, const C** keys, const C** values) const {
-        each_tile(item, key, count, [&](int64_t i, int64_t block, int64_t tile) {
+    Place locate_step(const Item& item, Place place, int64_t count, const C** keys, const C** values) const {
+        return each_tile(place, count, [&](int64_t i, int64_t block, int64_t tile) {
             const int64_t at =
                 block * p_.block_stride + item.kv_head * p_.head_stride + tile * kTilePositions * columns_;
             keys[i] = static_cast<const C*>(p_.k_cache) + at;
@@ -154,13 +164,11 @@ class Task {
 
     // The scales of a tile's keys, and behind them those of its values.
     OZONE_INLINE const float* scales_of(const Item& item, int64_t block, int64_t tile) const {
-        const int64_t per_block = p_.block_size / kTilePositions;
-        return p_.kv_scales + ((block * p_.kv_heads + item.kv_head) * per_block + tile) * 2 * kTilePositions;
+        return p_.kv_scales + ((block * p_.kv_heads + item.kv_head) * tiles_per_block_ + tile) * 2 * kTilePositions;
     }
 
-    // Asks for the scales of the step at `key`.
-    void prefetch_scales(const Item& item, int64_t key) const {
-        each_tile(item, key, tiles_of(item, key), [&](int64_t, int64_t block, int64_t tile) {
+    void prefetch_scales(const Item& item, Place place, int64_t count) const {
+        each_tile(place, count, [&](int64_t, int64_t block, int64_t tile) {
             const float* scales = scales_of(item, block, tile);
             __builtin_prefetch(scales);
             __builtin_prefetch(scales + kTilePositions);
@@ -171,17 +179,19 @@ class Task {
         const int64_t left = item_.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
         locate(key);
         const int64_t count = tiles_.count;
-        if constexpr (kScaledByPosition) read_scales(key, keys, scale);
+        if constexpr (kScaledByPosition) read_scales(keys, scale);
         products_.score(scores_, tiles_.reads, count, factors_);
         for (int64_t row = 0; row < rows_; ++row) mask_and_find_largest(row, key, keys);
         rescale();
         for (int64_t row = 0; row < rows_; ++row) exponentiate(row, count);
+        products_.round_probabilities(scores_, count);
         products_.weigh(out_, keep_, tiles_.values(), keys, count);
+        place_ = each_tile(place_, count, [](int64_t, int64_t, int64_t) {});
     }
 
-    void read_scales(int64_t key, int64_t keys, float scale) {
+    void read_scales(int64_t keys, float scale) {
         const int64_t count = tiles_.count;
-        each_tile(item_, key, count, [&](int64_t at, int64_t block, int64_t tile) {
+        each_tile(place_, count, [&](int64_t at, int64_t block, int64_t tile) {
             const float* scales = scales_of(item_, block, tile);
             for (int64_t i = 0; i < kTilePositions; i += kLanes) {
                 store(factors_ + at * kTilePositions + i, load(scales + i) * scale);
@@ -248,8 +258,8 @@ class Task {
     }
 
     void exponentiate(int64_t row, int64_t count) {
-        const float* scores = scores_ + row * kStepKeys;
-        auto probabilities = products_.probabilities_of(row, count * kTilePositions);
+        float* scores = scores_ + row * kStepKeys;
+        auto probabilities = products_.probabilities_of(row, scores);
         const F32 most = splat(largest_[row]), keep = splat(keep_[row]);
         const Seen seen = seen_[row];
         F32 sum[kSplit];
@@ -301,7 +311,9 @@ class Task {
     const Attention& p_;
     const Item& item_;
     const Item* const next_;
-    const int64_t columns_, rows_;
+    const int64_t columns_, rows_, tiles_per_block_;
+    Place place_;  // of the step at hand
+    const Place next_place_;
     Room room_;
     float* const scores_;        // [kBlockRows][kStepKeys]
     float* const out_;           // [kBlockRows][columns]

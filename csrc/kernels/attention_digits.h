@@ -1,13 +1,12 @@
-// The products of attention with an int8 cache, exactly, in integers (AVX-512 VNNI).
+// The products of attention with an int8 cache, in integers (AVX-512 VNNI).
 //
-// A query is a scale and 16-bit integers, each of two signed bytes, q = 256 high + low; so are the probabilities of a
-// row and step times the scales of their values, in two unsigned bytes, since none is negative. Codes of the cache are
-// multiplied as they lie there, four neighbours in an instruction, once for each byte; nothing is decoded. The
-// instruction takes unsigned by signed: keys are made unsigned by adding 128, which sums begin 128 times below zero for.
+// A query is a scale and 16-bit integers of two signed bytes each, 256 high + low. So are the probabilities of a row
+// and step, times the scales of their values, of two unsigned bytes, since none is negative. Codes of the cache are
+// multiplied as they lie there, once by each byte, four neighbours at a time: nothing is decoded. The instruction takes
+// unsigned by signed, so keys get 128 more, and sums begin with as much less.
 //
-// Sums are exact, so that no order or grouping of rows changes them: `high` and `low` stay within 24 bits, for which
-// float32 is exact, as long as a head has no more than 1,032 columns, and within 32 up to 65,000; of values a step
-// has 128 positions.
+// Sums are exact, so that rows may be grouped in any way. They are modulo 2^32, and what they come to fits: of queries
+// columns * 32,639 * 128 up to 512 columns (of more, queries have smaller integers), of values 128 * 65,535 * 128.
 #pragma once
 
 #if defined(__AVX512VNNI__)
@@ -17,23 +16,47 @@
 
 namespace ozone::OZONE_ISA {
 
-// Largest magnitudes: both bytes are largest then.
-inline constexpr float kLargestQuery = 127 * 256 + 127;
-inline constexpr float kLargestProbability = 255 * 256 + 255;
-// What is smaller throughout is zero: its inverse may not be a float.
-inline constexpr float kNothing = 0x1p-100f;
-
-// What one step of a product takes: of four numbers the high bytes, then the low ones.
+// The form of an int8 cache; and what one step of its products takes: the high bytes of four numbers, and the low ones.
 struct Digits {
     int32_t high, low;
 };
-static_assert(kLanes == 16 && kSplit == 1);
+template <>
+struct FormOf<int8_t> {
+    using type = Digits;
+};
+static_assert(kLanes == kTilePositions);
+
+// Largest integers: both bytes are largest.
+inline constexpr float kLargestQuery = 127 * 256 + 127;
+inline constexpr float kLargestProbability = 255 * 256 + 255;
+// Rows of nothing larger are zero: the inverse of that may not be a float.
+inline constexpr float kNothing = 0x1p-100f;
 
 // Stores the low 16 bits of each number, as digits.
 OZONE_INLINE void store_digits(Digits* to, I32 x) {
     const __m128i order = _mm_setr_epi8(1, 3, 5, 7, 0, 2, 4, 6, 9, 11, 13, 15, 8, 10, 12, 14);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                         _mm256_shuffle_epi8((__m256i)low16(x), _mm256_broadcastsi128_si256(order)));
+}
+
+// The same of two vectors of numbers from 0 to 2^16 - 1.
+struct DigitOrder {
+    uint8_t from[64];
+};
+constexpr DigitOrder digit_order() {
+    // `packus` leaves words of the first vector in the lower halves of 128 bits, of the second in the upper ones.
+    DigitOrder order{};
+    for (int i = 0; i < 64; ++i) {
+        const int number = i / 8 * 4 + i % 4, high = i % 8 < 4;
+        const int word = number % 16 / 4 * 8 + number / 16 * 4 + number % 4;
+        order.from[i] = static_cast<uint8_t>(word * 2 + high);
+    }
+    return order;
+}
+inline constexpr DigitOrder kDigitOrder = digit_order();
+OZONE_INLINE void store_digits(Digits* to, I32 x, I32 y) {
+    const __m512i words = _mm512_packus_epi32((__m512i)x, (__m512i)y);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi8(_mm512_loadu_si512(kDigitOrder.from), words));
 }
 
 OZONE_INLINE I32 rounded(F32 x) { return (I32)_mm512_cvtps_epi32((__m512)x); }
@@ -48,18 +71,20 @@ OZONE_INLINE float largest_or_nan(F32 x) {
 }
 
 // 256 high + low.
-OZONE_INLINE F32 joined(I32 high, I32 low) { return fma(to_floats(high), splat(256), to_floats(low)); }
+OZONE_INLINE F32 joined(I32 high, I32 low) { return to_floats((I32)(((U32)high << 8) + (U32)low)); }
 
-// Rows of 16 columns that are summed beside each other, for R rows: two sums each have room in 32 registers.
+// Vectors that R rows sum beside each other, two sums for each. (Four for three rows have room in the registers too,
+// and take a tenth longer.)
 template <int R>
-inline constexpr int kWideDigits = R <= 3 ? 4 : 2;
+inline constexpr int kWideDigits = R <= 2 ? 4 : 2;
 
 template <>
 class Products<Digits, int8_t> {
   public:
     Products(Room& room, int64_t rows, int64_t columns)
         : rows_(rows), columns_(columns), probabilities_(room.take<Digits>(kBlockRows * kStepKeys / 4)),
-          queries_(room.take<Digits>(kBlockRows * columns / 4)) {}
+          queries_(room.take<Digits>(kBlockRows * columns / 4)), mosts_(room.take<float>(kBlockRows * kLanes)),
+          largest_query_(columns <= 512 ? kLargestQuery : 0x1p24f / columns - 1) {}
 
     template <typename T>
     void set_query(int64_t row, const T* q, int64_t head_dim) {
@@ -71,25 +96,24 @@ class Products<Digits, int8_t> {
         F32 most = splat(0);
         each_vector([&](int64_t, F32 x) { most = larger(abs(x), most); });
         const float magnitude = largest_or_nan(most);
-        // Of an infinite one the scores are not numbers: it is in all of them.
-        query_scales_[row] = magnitude / kLargestQuery + (magnitude - magnitude);
-        const F32 inverse = splat(magnitude >= kNothing ? kLargestQuery / magnitude : 0);
-        I32 high = {}, low = {};
+        // An infinite number is in all scores, and makes none of them a number that a softmax could use.
+        query_scales_[row] = magnitude / largest_query_ + (magnitude - magnitude);
+        const F32 inverse = splat(magnitude >= kNothing ? largest_query_ / magnitude : 0);
+        I32 total = {};
         each_vector([&](int64_t i, F32 x) {
-            // Adding 128 rounds to the nearest multiple of 256, and the low byte is then by so much too large.
-            const I32 shifted = rounded(x * inverse) + 128;
-            high += shifted >> 8;
-            low += (shifted & 255) - 128;
-            store_digits(queries_ + (row * columns_ + i) / 4, shifted ^ 128);
+            const I32 q = rounded(x * inverse);
+            total += q;
+            // Adding 128 makes the high byte that of the nearest multiple of 256, and the low one too large by 128.
+            store_digits(queries_ + (row * columns_ + i) / 4, (q + 128) ^ 128);
         });
-        starts_[row] = {_mm512_reduce_add_epi32((__m512i)high) * -128, _mm512_reduce_add_epi32((__m512i)low) * -128};
+        starts_[row] = static_cast<int32_t>(_mm512_reduce_add_epi32((__m512i)total) * -128u);
     }
 
     void score(float* scores, const int8_t* const* tiles, int64_t count, const float* factors) const {
         int64_t tile = 0;
-        if (rows_ <= 3)
+        if (rows_ <= 2)
             for (; tile + 4 <= count; tile += 4) score_tiles<4>(scores, tile, tiles, factors);
-        for (; tile < count; tile += 2) score_tiles<2>(scores, tile, tiles, factors);  // the last may come later
+        for (; tile < count; tile += 2) score_tiles<2>(scores, tile, tiles, factors);  // or a tile that comes later
     }
 
     class Row {
@@ -98,25 +122,34 @@ class Products<Digits, int8_t> {
             most_ = larger(probabilities, most_);
             store(unrounded_ + key, probabilities);
         }
-        OZONE_INLINE void done() {
-            const float most = largest_or_nan(most_);
-            factor_ = most / kLargestProbability;
-            const F32 inverse = splat(most >= kNothing ? kLargestProbability / most : 0);
-            for (int64_t i = 0; i < keys_; i += kLanes)
-                store_digits(to_ + i / 4, rounded(load(unrounded_ + i) * inverse));
-        }
+        OZONE_INLINE void done() { store(mosts_, most_); }
 
       private:
         friend Products;
-        Row(Digits* to, float& factor, int64_t keys) : to_(to), factor_(factor), keys_(keys) {}
-        Digits* const to_;
-        float& factor_;
-        const int64_t keys_;
+        Row(float* unrounded, float* mosts) : unrounded_(unrounded), mosts_(mosts) {}
+        float* const unrounded_;
+        float* const mosts_;
         F32 most_ = splat(0);
-        alignas(64) float unrounded_[kStepKeys];
     };
-    OZONE_INLINE Row probabilities_of(int64_t row, int64_t keys) {
-        return Row(probabilities_ + row * kStepKeys / 4, value_factors_[row], keys);
+    OZONE_INLINE Row probabilities_of(int64_t row, float* scores) { return Row(scores, mosts_ + row * kLanes); }
+
+    // Of all rows at once: to find the largest of one takes long, of several hardly longer.
+    void round_probabilities(const float* unrounded, int64_t count) {
+        float inverses[kBlockRows];
+        for (int64_t row = 0; row < rows_; ++row) value_factors_[row] = largest_or_nan(load(mosts_ + row * kLanes));
+        for (int64_t row = 0; row < rows_; row += kLanes) {
+            const F32 most = load(value_factors_ + row);
+            store(inverses + row, select(most < kNothing, splat(0), kLargestProbability / most));
+            store(value_factors_ + row, most * (1 / kLargestProbability));
+        }
+        for (int64_t row = 0; row < rows_; ++row) {
+            const F32 inverse = splat(inverses[row]);
+            for (int64_t i = 0; i < count * kTilePositions; i += 2 * kLanes) {  // and of a tile that nobody reads
+                const float* from = unrounded + row * kStepKeys + i;
+                store_digits(probabilities_ + (row * kStepKeys + i) / 4, rounded(load(from) * inverse),
+                             rounded(load(from + kLanes) * inverse));
+            }
+        }
     }
 
     // Whatever lies behind the last key is an integer, and zero times that is zero.
@@ -135,7 +168,7 @@ class Products<Digits, int8_t> {
                                   const float* factors) const {
         for (int64_t row = 0; row < rows_; row += kRows)
             with_rows(rows_ - row, [&]<int R>(Rows<R>) {
-                if constexpr (V <= kWideDigits<R>)
+                if constexpr (V <= kWideDigits<R>)  // which it is, and others need not be compiled
                     score_rows<R, V>(scores + row * kStepKeys + tile * kTilePositions, row, tiles + tile,
                                      factors + tile * kTilePositions);
             });
@@ -145,33 +178,31 @@ class Products<Digits, int8_t> {
     void score_rows(float* out, int64_t row, const int8_t* const* tiles, const float* factors) const {
         const Digits* q = queries_ + row * columns_ / 4;
         const int64_t steps = columns_ / 4;
-        I32 high[R][V], low[R][V];
+        I32 high[R][V] = {}, low[R][V];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) {
-                high[r][v] = splat_int(starts_[row + r].high);
-                low[r][v] = splat_int(starts_[row + r].low);
-            }
-        for (int64_t step = 0; step < steps; ++step) {
-            const int64_t at = step * 4 * kTilePositions;
-            I32 keys[V];
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) {
-                keys[v] = load_ints(tiles[v] + at) ^ static_cast<int32_t>(0x80808080);
-                prefetch(tiles + v, at);
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-                const Digits& one = q[r * steps + step];
-                const Activations upper{splat_int(one.high)}, lower{splat_int(one.low)};
+            for (int v = 0; v < V; ++v) low[r][v] = splat_int(starts_[row + r]);
+        // What follows the first tile is asked for first, then what follows the next: few addresses at a time.
+        for (int64_t step = 0, part = 0; part < V; ++part)
+            for (int64_t asked = 0; asked < steps * 64; asked += V * 64, ++step) {
+                I32 keys[V];
 #pragma GCC unroll 8
                 for (int v = 0; v < V; ++v) {
-                    high[r][v] = dot(high[r][v], keys[v], upper);
-                    low[r][v] = dot(low[r][v], keys[v], lower);
+                    keys[v] = load_ints(tiles[v] + step * 64) ^ static_cast<int32_t>(0x80808080);
+                    prefetch(tiles + part, asked + v * 64);
+                }
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                    const Digits& one = q[r * steps + step];
+                    const Activations upper{splat_int(one.high)}, lower{splat_int(one.low)};
+#pragma GCC unroll 8
+                    for (int v = 0; v < V; ++v) {
+                        high[r][v] = dot(high[r][v], keys[v], upper);
+                        low[r][v] = dot(low[r][v], keys[v], lower);
+                    }
                 }
             }
-        }
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
             const F32 factor = load(factors + v * kTilePositions);
@@ -222,13 +253,10 @@ class Products<Digits, int8_t> {
     const int64_t rows_, columns_;
     Digits* const probabilities_;  // [kBlockRows][kStepKeys / 4]
     Digits* const queries_;        // [kBlockRows][columns / 4]
-    Digits starts_[kBlockRows];    // of sums of products with keys
+    float* const mosts_;           // [kBlockRows][kLanes]: of probabilities times scales
+    const float largest_query_;
+    int32_t starts_[kBlockRows];  // of sums of products with keys
     float query_scales_[kBlockRows], value_factors_[kBlockRows];
-};
-
-template <>
-struct FormOf<int8_t> {
-    using type = Digits;
 };
 
 }  // namespace ozone::OZONE_ISA

@@ -1,7 +1,7 @@
-// The products of a piece of attention: its rows' queries with keys, their probabilities with values.
+// The products of a piece of attention: queries of its rows with keys, their probabilities with values.
 //
-// A form and a cache type say how (attention_tile.h): here by the form's own elements; digits are in attention_digits.h.
-// All of them leave scores and results in float32, for the softmax to be the same.
+// How depends on the form (attention_tile.h): here by its own elements, in attention_digits.h by integers. Scores and
+// results are float32, and the softmax between them is the same.
 #pragma once
 
 #include <cstddef>
@@ -73,7 +73,7 @@ class Products {
         }
     }
 
-    // Takes the probabilities of one row, in any order of vectors.
+    // Takes the probabilities of one row, times the scales of their values. Its scores are needed no more.
     class Row {
       public:
         OZONE_INLINE void put(int64_t key, F32 probabilities) { Form::store(to_ + key, probabilities); }
@@ -84,7 +84,9 @@ class Products {
         explicit Row(Element* to) : to_(to) {}
         Element* to_;
     };
-    OZONE_INLINE Row probabilities_of(int64_t row, int64_t) { return Row(probabilities_ + row * kStepKeys); }
+    OZONE_INLINE Row probabilities_of(int64_t row, float*) { return Row(probabilities_ + row * kStepKeys); }
+    // What is left to do when every row has its probabilities.
+    void round_probabilities(const float*, int64_t) {}
 
     // out[row] = keep[row] * out[row] + the sum of probabilities times values, for `keys` keys in `count` tiles.
     void weigh(float* out, const float* keep, const C** tiles, int64_t keys, int64_t count) {

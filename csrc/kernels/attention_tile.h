@@ -3,7 +3,7 @@
 // A form says what is multiplied. `Pairs` are pairs of bfloat16 (AVX-512): queries and probabilities are rounded
 // to bfloat16. `Floats` are float32. A reader makes vectors of a form out of tiles of a cache type: of its own
 // type by loading them, of others by decoding them, exactly. Where many rows share a tile it is decoded once, to a
-// tile of the form's own type.
+// tile of the form's own type. `Digits` (attention_digits.h) are integers, and take int8 as it lies in the cache.
 //
 // Sums are float32 and in the same order however many rows are computed together, and wherever tiles are decoded.
 #pragma once
