@@ -74,7 +74,7 @@ OZONE_INLINE float largest_or_nan(F32 x) {
 OZONE_INLINE F32 joined(I32 high, I32 low) { return to_floats((I32)(((U32)high << 8) + (U32)low)); }
 
 // Vectors that R rows sum beside each other, two sums for each. (Four for three rows have room in the registers too,
-// and take a tenth longer.)
+// and take a twentieth longer.)
 template <int R>
 inline constexpr int kWideDigits = R <= 2 ? 4 : 2;
 
