@@ -3,7 +3,8 @@
 #include <cstddef>
 
 #include "kernels/attention_chunks.h"
-#include "kernels/attention_tile.h"
+#include "kernels/attention_digits.h"
+#include "kernels/attention_products.h"
 #include "kernels/kv_tile.h"
 #include "kernels/share.h"
 #include "kernels/simd.h"
@@ -11,18 +12,6 @@
 
 namespace ozone::OZONE_ISA {
 namespace {
-
-// Keys between two looks at the softmax. Steps begin at multiples of it, so that what a row gets does not depend
-// on the rows beside it.
-constexpr int64_t kStepKeys = 128;
-constexpr int64_t kStepTiles = kStepKeys / kTilePositions;
-// Rows (new tokens times query heads that share a KV head) that see a tile of keys together.
-constexpr int64_t kBlockRows = 48;
-// Floats that a row of probabilities or scores takes.
-constexpr int64_t kRowFloats = kStepKeys;
-
-// Up to so many, the products decode what they read.
-constexpr int64_t kRowsThatDecode = 2 * kRows;
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
@@ -49,40 +38,6 @@ struct Item {
 
 // ---- one item ----
 
-// The parts of scratch memory.
-template <typename Form>
-struct Workspace {
-    using Element = typename Form::Element;
-    using Scalar = typename Form::Scalar;
-
-    float* scores;           // [kBlockRows][kStepKeys]
-    Element* probabilities;  // the same
-    float* out;              // [kBlockRows][columns]
-    Element* queries;        // [kBlockRows][columns]
-    Element* keys;           // decoded: [kStepTiles][16 * columns]
-    Element* values;
-    Element* last_values;    // a tile that is not full
-    float* factors;          // [kStepKeys]: of scores
-    float* value_scales;     // [kStepKeys], of int8
-
-    Workspace(int64_t columns) {
-        std::byte* at = scratch();
-        const auto take = [&]<typename T>(T*& part, int64_t count) {
-            part = reinterpret_cast<T*>(at);
-            at += (count * sizeof(T) + 63) / 64 * 64;
-        };
-        take(scores, kBlockRows * kRowFloats);
-        take(probabilities, kBlockRows * kStepKeys);
-        take(queries, kBlockRows * columns);
-        take(out, kBlockRows * columns);
-        take(factors, kStepKeys);
-        take(value_scales, kStepKeys);
-        take(last_values, kTilePositions * columns);
-        take(keys, kStepKeys * columns);
-        take(values, kStepKeys * columns);
-    }
-};
-
 // Where the tiles of a step lie, and those after it, in the order in which they are read: the keys of the step,
 // its values, the keys of the next step, and so on. What lies behind the last tile is harmless to read again.
 template <typename C>
@@ -95,27 +50,28 @@ struct Tiles {
 
 template <typename Form, typename C>
 class Task {
-    using Element = typename Form::Element;
-    using Scalar = typename Form::Scalar;
     static constexpr bool kScaledByPosition = __is_same(C, int8_t);
 
   public:
     // `next` is the item that comes after this one, or null.
     Task(const Attention& p, const Item& item, const Item* next)
         : p_(p), item_(item), next_(next), columns_(padded(p.head_dim)), rows_(item.tokens * item.heads),
-          work_(columns_) {}
+          tiles_per_block_(p.block_size / kTilePositions), place_(place_of(item)),
+          next_place_(next ? place_of(*next) : Place{}), room_(scratch()), scores_(room_.take<float>(kBlockRows * kStepKeys)),
+          out_(room_.take<float>(kBlockRows * columns_)), factors_(room_.take<float>(kStepKeys)),
+          value_scales_(room_.take<float>(kStepKeys)), products_(room_, rows_, columns_) {}
 
     void operator()() {
         prefetch_queries();
         float scale = static_cast<float>(p_.scale);
         if (p_.softcap == 0) scale *= kLog2E;
         if (__is_same(C, e4m3)) scale *= p_.kv_scales[0];
-        for (int64_t i = 0; i < kStepKeys; ++i) work_.factors[i] = scale;
+        for (int64_t i = 0; i < kStepKeys; ++i) factors_[i] = scale;
         for (int64_t row = 0; row < rows_; ++row) {
             positions_[row] = item_.position + row / item_.heads;
             largest_[row] = kMinusInfinity;
             store_wide(sums_[row], 0);
-            for (int64_t i = 0; i < columns_; i += kLanes) store(work_.out + row * columns_ + i, splat(0));
+            for (int64_t i = 0; i < columns_; i += kLanes) store(out_ + row * columns_ + i, splat(0));
         }
         convert_queries();
         for (int64_t key = item_.first_key; key < item_.end_key; key += kStepKeys) step(key, scale);
@@ -146,33 +102,38 @@ class Task {
 
     void convert_queries() {
         with_type(p_.dtype, [&]<typename T>(T) {
-            each_query<T>([&](int64_t row, const T* q) {
-                Element* to = work_.queries + row * columns_;
-                int64_t i = 0;
-                for (; i + kLanes <= p_.head_dim; i += kLanes) Form::store(to + i, load(q + i));
-                for (; i < columns_; i += kLanes)
-                    Form::store(to + i, load_some(q + i, p_.head_dim > i ? p_.head_dim - i : 0));
-            });
+            each_query<T>([&](int64_t row, const T* q) { products_.set_query(row, q, p_.head_dim); });
         });
     }
 
-    // Writes where the tiles of the step at `key` lie, and those of the steps after it as far as there is room.
+    // A tile of a request: the entry of its block, and which tile of that it is.
+    struct Place {
+        const int32_t* block;
+        int64_t tile;
+    };
+    Place place_of(const Item& item) const {
+        const int64_t tile = item.first_key / kTilePositions, block = tile / tiles_per_block_;
+        return {p_.block_tables + item.request * p_.table_stride + block, tile - block * tiles_per_block_};
+    }
+
+    // Writes where the tiles of the step at hand lie, and those of the steps after it as far as there is room.
     void locate(int64_t key) {
         const C** to = tiles_.reads;
         const C* const* const end = tiles_.reads + 2 * kStepTiles + kAhead<C>;
         tiles_.count = tiles_of(item_, key);
         const Item* item = &item_;
+        Place place = place_;
         while (item && end - to >= 2 * kStepTiles) {
             const int64_t count = tiles_of(*item, key);
-            locate_step(*item, key, count, to, to + count);
+            place = locate_step(*item, place, count, to, to + count);
             to += 2 * count;
             key += kStepKeys;
             if (key >= item->end_key) {
                 item = item == &item_ ? next_ : nullptr;
-                if (item) key = item->first_key;
+                if (item) key = item->first_key, place = next_place_;
             }
             if constexpr (kScaledByPosition)
-                if (item && to == tiles_.reads + 2 * tiles_.count) prefetch_scales(*item, key);
+                if (item && to == tiles_.reads + 2 * tiles_.count) prefetch_scales(*item, place, tiles_of(*item, key));
         }
         for (; to < end; ++to) *to = to[-1];
     }
@@ -182,20 +143,18 @@ class Task {
         return (keys + kTilePositions - 1) / kTilePositions;
     }
 
-    // Calls `body(i, block, tile)` for the i-th tile from `key` on: the id of its block, and which tile of that it is.
+    // Calls `body(i, block, tile)` for the i-th tile from `place` on; returns where those behind them are.
     template <typename Body>
-    OZONE_INLINE void each_tile(const Item& item, int64_t key, int64_t count, Body body) const {
-        const int64_t per_block = p_.block_size / kTilePositions, first = key / kTilePositions;
-        const int32_t* table = p_.block_tables + item.request * p_.table_stride + first / per_block;
-        int64_t tile = first % per_block;
+    OZONE_INLINE Place each_tile(Place place, int64_t count, Body body) const {
         for (int64_t i = 0; i < count; ++i) {
-            body(i, int64_t{*table}, tile);
-            if (++tile == per_block) tile = 0, ++table;
+            body(i, int64_t{*place.block}, place.tile);
+            if (++place.tile == tiles_per_block_) place.tile = 0, ++place.block;
         }
+        return place;
     }
 
-    void locate_step(const Item& item, int64_t key, int64_t count, const C** keys, const C** values) const {
-        each_tile(item, key, count, [&](int64_t i, int64_t block, int64_t tile) {
+    Place locate_step(const Item& item, Place place, int64_t count, const C** keys, const C** values) const {
+        return each_tile(place, count, [&](int64_t i, int64_t block, int64_t tile) {
             const int64_t at =
                 block * p_.block_stride + item.kv_head * p_.head_stride + tile * kTilePositions * columns_;
             keys[i] = static_cast<const C*>(p_.k_cache) + at;
@@ -205,13 +164,11 @@ class Task {
 
     // The scales of a tile's keys, and behind them those of its values.
     OZONE_INLINE const float* scales_of(const Item& item, int64_t block, int64_t tile) const {
-        const int64_t per_block = p_.block_size / kTilePositions;
-        return p_.kv_scales + ((block * p_.kv_heads + item.kv_head) * per_block + tile) * 2 * kTilePositions;
+        return p_.kv_scales + ((block * p_.kv_heads + item.kv_head) * tiles_per_block_ + tile) * 2 * kTilePositions;
     }
 
-    // Asks for the scales of the step at `key`.
-    void prefetch_scales(const Item& item, int64_t key) const {
-        each_tile(item, key, tiles_of(item, key), [&](int64_t, int64_t block, int64_t tile) {
+    void prefetch_scales(const Item& item, Place place, int64_t count) const {
+        each_tile(place, count, [&](int64_t, int64_t block, int64_t tile) {
             const float* scales = scales_of(item, block, tile);
             __builtin_prefetch(scales);
             __builtin_prefetch(scales + kTilePositions);
@@ -222,72 +179,31 @@ class Task {
         const int64_t left = item_.end_key - key, keys = left < kStepKeys ? left : kStepKeys;
         locate(key);
         const int64_t count = tiles_.count;
-        if constexpr (kScaledByPosition) read_scales(key, keys, scale);
-        score(count);
+        if constexpr (kScaledByPosition) read_scales(keys, scale);
+        products_.score(scores_, tiles_.reads, count, factors_);
         for (int64_t row = 0; row < rows_; ++row) mask_and_find_largest(row, key, keys);
         rescale();
         for (int64_t row = 0; row < rows_; ++row) exponentiate(row, count);
-        weigh_values(keys, count);
+        products_.round_probabilities(scores_, count);
+        products_.weigh(out_, keep_, tiles_.values(), keys, count);
+        place_ = each_tile(place_, count, [](int64_t, int64_t, int64_t) {});
     }
 
-    void read_scales(int64_t key, int64_t keys, float scale) {
+    void read_scales(int64_t keys, float scale) {
         const int64_t count = tiles_.count;
-        each_tile(item_, key, count, [&](int64_t at, int64_t block, int64_t tile) {
+        each_tile(place_, count, [&](int64_t at, int64_t block, int64_t tile) {
             const float* scales = scales_of(item_, block, tile);
             for (int64_t i = 0; i < kTilePositions; i += kLanes) {
-                store(work_.factors + at * kTilePositions + i, load(scales + i) * scale);
-                store(work_.value_scales + at * kTilePositions + i, load(scales + kTilePositions + i));
+                store(factors_ + at * kTilePositions + i, load(scales + i) * scale);
+                store(value_scales_ + at * kTilePositions + i, load(scales + kTilePositions + i));
             }
         });
-        for (int64_t i = keys; i < count * kTilePositions; ++i) work_.value_scales[i] = 0;
-    }
-
-    // Tiles that few rows see are decoded as they are multiplied; others once, to memory.
-    bool reads_cache() const { return __is_same(Element, C) || rows_ <= kRowsThatDecode; }
-
-    void score(int64_t count) {
-        if (reads_cache()) return score_from(tiles_.reads, count);
-        if constexpr (!__is_same(Element, C)) {
-            const Element* tiles[kStepTiles + kAhead<Element>];
-            for (int64_t i = 0; i < count; ++i) {
-                Element* to = work_.keys + i * kTilePositions * columns_;
-                decode_keys<Form>(to, tiles_.reads + i, columns_);
-                tiles[i] = to;
-            }
-            for (int64_t i = count; i < count + kAhead<Element>; ++i) tiles[i] = tiles[count - 1];
-            score_from(tiles, count);
-        }
-    }
-
-    template <typename S>
-    void score_from(const S* const* tiles, int64_t count) {
-        const S* vectors[(kStepTiles + kAhead<S>) * kSplit];
-        for (int64_t i = 0; i < (count + kAhead<S>) * kSplit; ++i)
-            vectors[i] = tiles[i / kSplit] + i % kSplit * kLanes * kPack<S>;
-        constexpr int kWide = Reader<Form, S>::kWide;
-        int64_t v = 0;
-        for (; v + kWide <= count * kSplit; v += kWide) score_vectors<S, kWide>(v, vectors + v);
-        if constexpr (kWide == 4) {
-            for (; v < count * kSplit; ++v) score_vectors<S, 1>(v, vectors + v);
-        } else if (v < count * kSplit) {
-            score_vectors<S, kWide>(v, vectors + v);  // and a tile that comes later, whose scores nobody reads
-        }
-    }
-
-    template <typename S, int V>
-    OZONE_INLINE void score_vectors(int64_t v, const S* const* vectors) {
-        for (int64_t row = 0; row < rows_; row += kRows)
-            with_rows(rows_ - row, [&]<int R>(Rows<R>) {
-                scores<Form, S, R, V>(work_.scores + row * kRowFloats + v * kLanes, kRowFloats,
-                                      reinterpret_cast<const Scalar*>(work_.queries + row * columns_), vectors,
-                                      columns_ / Form::kPack,
-                                      work_.factors + v * kLanes);
-            });
+        for (int64_t i = keys; i < count * kTilePositions; ++i) value_scales_[i] = 0;
     }
 
     // Scores of keys that the row does not see become minus infinity; finds the tiles in which it sees any.
     void mask_and_find_largest(int64_t row, int64_t key, int64_t keys) {
-        float* scores = work_.scores + row * kRowFloats;
+        float* scores = scores_ + row * kStepKeys;
         int64_t end = positions_[row] + 1 - key, begin = p_.window ? end - p_.window : 0;
         if (end > keys) end = keys;
         if (begin < 0) begin = 0;
@@ -342,8 +258,8 @@ class Task {
     }
 
     void exponentiate(int64_t row, int64_t count) {
-        const float* scores = work_.scores + row * kRowFloats;
-        Element* to = work_.probabilities + row * kStepKeys;
+        float* scores = scores_ + row * kStepKeys;
+        auto probabilities = products_.probabilities_of(row, scores);
         const F32 most = splat(largest_[row]), keep = splat(keep_[row]);
         const Seen seen = seen_[row];
         F32 sum[kSplit];
@@ -355,72 +271,19 @@ class Task {
                 if (tile >= seen.begin && tile < seen.end) {
                     probability = power(load(scores + i) - most);
                     sum[s] += probability;
-                    if constexpr (kScaledByPosition) probability *= load(work_.value_scales + i);
+                    if constexpr (kScaledByPosition) probability *= load(value_scales_ + i);
                 }
-                Form::store(to + i, probability);
+                probabilities.put(i, probability);
             }
+        probabilities.done();
         for (int s = 0; s < kSplit; ++s) store(sums_[row] + s * kLanes, sum[s]);
-    }
-
-    void weigh_values(int64_t keys, int64_t count) {
-        if (reads_cache()) return weigh_from(tiles_.values(), keys, count);
-        if constexpr (!__is_same(Element, C)) {
-            const Element* tiles[kStepTiles + kAhead<Element>];
-            for (int64_t i = 0; i < count; ++i) {
-                Element* to = work_.values + i * kTilePositions * columns_;
-                decode_values<Form>(to, tiles_.values() + i, columns_);
-                tiles[i] = to;
-            }
-            for (int64_t i = count; i < count + kAhead<Element>; ++i) tiles[i] = tiles[count - 1];
-            weigh_from(tiles, keys, count);
-        }
-    }
-
-    template <typename S>
-    void weigh_from(const S** tiles, int64_t keys, int64_t count) {
-        // Behind the last key lies what an earlier request left. Zero times that is not zero if it is a NaN.
-        if (keys % kTilePositions) {
-            S* last = reinterpret_cast<S*>(work_.last_values);
-            copy_until(last, tiles[count - 1], keys % kTilePositions);
-            tiles[count - 1] = last;
-        }
-        for (int64_t row = 0; row < rows_; row += kRows)
-            with_rows(rows_ - row, [&]<int R>(Rows<R>) {
-                constexpr int kWide = kWideColumns<Form, S, R>;
-                int64_t column = 0;
-                for (; column + kWide * kLanes <= columns_; column += kWide * kLanes)
-                    weigh<S, R, kWide>(row, column, tiles, count);
-                if constexpr (kWide == 4)
-                    for (; column + 2 * kLanes <= columns_; column += 2 * kLanes)
-                        weigh<S, R, 2>(row, column, tiles, count);
-                if constexpr (kWide * kLanes > kTilePositions)  // columns come in sixteens
-                    for (; column < columns_; column += kLanes) weigh<S, R, 1>(row, column, tiles, count);
-            });
-    }
-
-    template <typename S, int R, int V>
-    OZONE_INLINE void weigh(int64_t row, int64_t column, const S* const* tiles, int64_t count) {
-        gather<Form, S, R, V>(work_.out + row * columns_, columns_, keep_ + row,
-                              reinterpret_cast<const Scalar*>(work_.probabilities + row * kStepKeys),
-                              kStepKeys / Form::kPack, tiles, count, column, columns_);
-    }
-
-    // A copy of a tile of values with zeros for the positions from `position` on.
-    template <typename S>
-    void copy_until(S* to, const S* tile, int64_t position) const {
-        const int64_t row = columns_ * kPack<S>, whole = position / kPack<S> * row;
-        std::memcpy(to, tile, whole * sizeof(S));
-        std::memset(to + whole, 0, (kTilePositions * columns_ - whole) * sizeof(S));
-        for (int64_t i = 0; i < position % kPack<S>; ++i)
-            for (int64_t column = 0; column < row; column += kPack<S>)
-                to[whole + column + i] = tile[whole + column + i];
     }
 
     void finish() {
         const float value_scale = __is_same(C, e4m3) ? p_.kv_scales[1] : 1.0f;
         with_type(p_.dtype, [&]<typename T>(T) {
             for (int64_t row = 0; row < rows_; ++row) {
-                const float* from = work_.out + row * columns_;
+                const float* from = out_ + row * columns_;
                 float sum = 0;
                 for (int i = 0; i < kTilePositions; ++i) sum += sums_[row][i];
                 const int64_t head = row % item_.heads, token = item_.token + row / item_.heads;
@@ -448,8 +311,15 @@ class Task {
     const Attention& p_;
     const Item& item_;
     const Item* const next_;
-    const int64_t columns_, rows_;
-    const Workspace<Form> work_;
+    const int64_t columns_, rows_, tiles_per_block_;
+    Place place_;  // of the step at hand
+    const Place next_place_;
+    Room room_;
+    float* const scores_;        // [kBlockRows][kStepKeys]
+    float* const out_;           // [kBlockRows][columns]
+    float* const factors_;       // [kStepKeys]: of scores
+    float* const value_scales_;  // [kStepKeys], of int8
+    Products<Form, C> products_;
     Tiles<C> tiles_;
     alignas(64) float largest_[kBlockRows], new_largest_[kBlockRows], keep_[kBlockRows];
     alignas(64) float sums_[kBlockRows][kTilePositions];

@@ -3,7 +3,7 @@
 // A form says what is multiplied. `Pairs` are pairs of bfloat16 (AVX-512): queries and probabilities are rounded
 // to bfloat16. `Floats` are float32. A reader makes vectors of a form out of tiles of a cache type: of its own
 // type by loading them, of others by decoding them, exactly. Where many rows share a tile it is decoded once, to a
-// tile of the form's own type.
+// tile of the form's own type. `Digits` (attention_digits.h) are integers, and take int8 as it lies in the cache.
 //
 // Sums are float32 and in the same order however many rows are computed together, and wherever tiles are decoded.
 #pragma once
@@ -139,36 +139,28 @@ struct Reader<Floats, e4m3> {
 };
 
 #if defined(__AVX512BF16__)
-// The two bytes of the bfloat16 that an 8-bit magnitude is, exactly.
+// The two bytes of the bfloat16 that the magnitude of an e4m3 code is, exactly.
 struct ByteTables {
     uint8_t low[128], high[128];
 };
-
-template <typename C>
 constexpr ByteTables byte_tables() {
     ByteTables tables{};
     for (int code = 0; code < 128; ++code) {
         // mantissa * 2^exponent
-        int mantissa = code, exponent = 0;
-        if (__is_same(C, e4m3)) {
-            mantissa = code >= 8 ? 8 + code % 8 : code;
-            exponent = (code >= 8 ? code / 8 : 1) - 10;
-        }
+        const int mantissa = code >= 8 ? 8 + code % 8 : code, exponent = (code >= 8 ? code / 8 : 1) - 10;
         int bits = 0;
         if (mantissa) {
             int top = 0;
             while (mantissa >> (top + 1)) ++top;
             bits = (exponent + top + 127) << 7 | ((mantissa << (7 - top)) & 0x7f);
         }
-        if (__is_same(C, e4m3) && code == 127) bits = 0x7fc0;  // NaN
+        if (code == 127) bits = 0x7fc0;  // NaN
         tables.low[code] = static_cast<uint8_t>(bits & 0xff);
         tables.high[code] = static_cast<uint8_t>(bits >> 8);
     }
     return tables;
 }
-
-template <typename C>
-inline constexpr ByteTables kByteTables = byte_tables<C>();
+inline constexpr ByteTables kByteTables = byte_tables();
 
 // Of each four neighbours the first two go to the lower half of their 128 bits, the others to the upper, where
 // interleaving the two bytes makes vectors of pairs of them.
@@ -185,41 +177,31 @@ constexpr ByteOrder byte_order() {
 }
 inline constexpr ByteOrder kByteOrder = byte_order();
 
-template <typename C>
-struct ByteReader {
+template <>
+struct Reader<Pairs, e4m3> {
     static constexpr int kSteps = 2;
     static constexpr int kWide = 2;
     __m512i order = _mm512_loadu_si512(kByteOrder.from);
-    __m512i low[2] = {_mm512_loadu_si512(kByteTables<C>.low), _mm512_loadu_si512(kByteTables<C>.low + 64)};
-    __m512i high[2] = {_mm512_loadu_si512(kByteTables<C>.high), _mm512_loadu_si512(kByteTables<C>.high + 64)};
+    __m512i low[2] = {_mm512_loadu_si512(kByteTables.low), _mm512_loadu_si512(kByteTables.low + 64)};
+    __m512i high[2] = {_mm512_loadu_si512(kByteTables.high), _mm512_loadu_si512(kByteTables.high + 64)};
 
-    OZONE_INLINE void operator()(__m512bh* to, const C* from) const {
+    OZONE_INLINE void operator()(__m512bh* to, const e4m3* from) const {
         const __m512i x = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(from));
         const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
         // vpermi2b looks at seven bits of each index: the magnitude.
-        // That of an integer is the lesser of it and its negative, read as unsigned: vpabsb takes the units of products.
-        const __m512i index =
-            __is_same(C, e4m3) ? x : _mm512_min_epu8(x, _mm512_sub_epi8(_mm512_setzero_si512(), x));
-        const __m512i lower = _mm512_permutex2var_epi8(low[0], index, low[1]);
-        const __m512i upper = _mm512_permutex2var_epi8(high[0], index, high[1]);
+        const __m512i lower = _mm512_permutex2var_epi8(low[0], x, low[1]);
+        const __m512i upper = _mm512_permutex2var_epi8(high[0], x, high[1]);
         const __m512i signed_upper = _mm512_ternarylogic_epi32(upper, x, sign, 0xf8);  // upper | (x & sign)
         to[0] = (__m512bh)_mm512_unpacklo_epi8(lower, signed_upper);
         to[1] = (__m512bh)_mm512_unpackhi_epi8(lower, signed_upper);
     }
 };
-
-template <>
-struct Reader<Pairs, int8_t> : ByteReader<int8_t> {};
-template <>
-struct Reader<Pairs, e4m3> : ByteReader<e4m3> {};
 #endif
 
 // Vectors of columns that are summed beside each other, for R rows. Of codes more where rows are few.
 template <typename Form, typename C, int R>
 inline constexpr int kWideColumns = Reader<Form, C>::kWide;
 #if defined(__AVX512BF16__)
-template <int R>
-inline constexpr int kWideColumns<Pairs, int8_t, R> = R <= 4 ? 4 : 2;
 template <int R>
 inline constexpr int kWideColumns<Pairs, e4m3, R> = R <= 4 ? 4 : 2;
 #endif
@@ -307,6 +289,19 @@ void gather(float* out, int64_t out_stride, const float* keep, const typename Fo
             store(to, fma(load(to), factor, sums[r][v]));
         }
     }
+}
+
+// Calls `body(Vectors<V>, column)` for all columns, kWide vectors of them at a time and then fewer.
+template <int V>
+struct Vectors {};
+template <int kWide, typename Body>
+OZONE_INLINE void each_column(int64_t columns, Body body) {
+    int64_t column = 0;
+    for (; column + kWide * kLanes <= columns; column += kWide * kLanes) body(Vectors<kWide>{}, column);
+    if constexpr (kWide == 4)
+        for (; column + 2 * kLanes <= columns; column += 2 * kLanes) body(Vectors<2>{}, column);
+    if constexpr (kWide * kLanes > kTilePositions)  // columns come in sixteens
+        for (; column < columns; column += kLanes) body(Vectors<1>{}, column);
 }
 
 // Calls `body(Rows<R>)` for the number of rows, 1 to kRows.

@@ -167,8 +167,9 @@ def attention(
 
     Returns: (tokens, heads * head_dim), dense, of q's type.
 
-    Products with a bfloat16 or 8-bit cache may be of queries and probabilities rounded to bfloat16; sums and
-    softmax are float32. A token's result depends neither on the batch around it nor on the number of threads.
+    Products with a bfloat16 or e4m3 cache may be of queries and probabilities rounded to bfloat16, with an
+    int8 cache of both rounded to 16 bits of the largest; sums are float32 or exact, the softmax is float32. A
+    token's result depends neither on the batch around it nor on the number of threads.
     """
     starts = query_start_loc.tolist()
     lengths = seq_lens.tolist()
