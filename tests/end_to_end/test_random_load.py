@@ -13,6 +13,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import httpx
@@ -26,6 +27,7 @@ SECONDS = float(os.environ.get("OZONE_TEST_SOAK_SECONDS", "15"))
 CLIENTS = 24
 MAX_MODEL_LEN = 512
 LONGEST_ANSWER = 40
+LONGEST_STAY = 200  # tokens that who leaves has seen by then
 GROWTH = 32 << 20
 # An answer is compared up to the first token that the reference prefers to the second by less (of a
 # logarithm), so that sums in another order may not decide it.
@@ -72,6 +74,13 @@ class Load:
         self.done: Counter[str] = Counter()
 
     async def run(self, until: float) -> None:
+        await self.with_api(lambda: (self.client(until) for _ in range(CLIENTS)))
+
+    async def crowd(self) -> None:
+        """More long answers at once than there is room for."""
+        await self.with_api(lambda: (self.stays(case, LONGEST_STAY) for case in self.known[:CLIENTS]))
+
+    async def with_api(self, tasks: Callable[[], Iterable[Awaitable[None]]]) -> None:
         limits = httpx.Limits(max_connections=CLIENTS)
         async with openai.AsyncOpenAI(
             base_url=f"{self.server.url}/v1",
@@ -80,7 +89,7 @@ class Load:
             http_client=httpx.AsyncClient(limits=limits, timeout=300),
         ) as api:
             self.api = api
-            await asyncio.gather(*(self.client(until) for _ in range(CLIENTS)))
+            await asyncio.gather(*tasks())
 
     async def client(self, until: float) -> None:
         kinds = (self.greedy, self.greedy, self.whole, self.sampled, self.leaves)
@@ -128,11 +137,13 @@ class Load:
         self.done["sampled"] += 1
 
     async def leaves(self, case: Known) -> None:
+        await self.stays(case, self.rng.randrange(1, LONGEST_STAY))
+
+    async def stays(self, case: Known, left: int) -> None:
         """Asks for all of the context, so that only an abort can end the request in time."""
         stream = await self.api.completions.create(
             stream=True, **self.request(case, max_tokens=MAX_MODEL_LEN - len(case.prompt))
         )
-        left = self.rng.randrange(1, LONGEST_ANSWER)
         async for _ in stream:
             left -= 1
             if left == 0:
@@ -150,6 +161,7 @@ def test_a_server_under_random_load_neither_grows_nor_answers_otherwise(
     with serve(level, *arguments, "--kv-cache-memory-bytes", "32MiB") as server:
         load = Load(server, known, random.Random(int(os.environ.get("OZONE_TEST_SEED", "0"))))
         parts = max(4, round(SECONDS / 60))
+        asyncio.run(load.crowd())
         sizes = []
         begin = time.monotonic()
         for part in range(parts):
