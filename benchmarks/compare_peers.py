@@ -182,7 +182,8 @@ def run(names: list[str], model: str, threads: int, rounds: int, as_json: bool) 
         for work in WORKS:
             token_ids = [draw.randrange(1000, 20000) for _ in range(work.prompt_tokens)]
             order = list(workers)
-            for name in order[turn % len(order) :] + order[: turn % len(order)]:
+            first = turn % max(1, len(order))
+            for name in order[first:] + order[:first]:
                 try:
                     answer = workers[name].ask(token_ids, work.output_tokens)
                 except (RuntimeError, OSError) as error:
@@ -206,7 +207,7 @@ def run(names: list[str], model: str, threads: int, rounds: int, as_json: bool) 
     print(table(report), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps(report))
-    return 0
+    return 0 if workers else 1
 
 
 def table(report: dict[str, Any]) -> str:

@@ -91,6 +91,14 @@ def test_peers_that_are_not_set_up_are_named() -> None:
     ]
 
 
+def test_a_model_that_nobody_can_load_is_an_error() -> None:
+    options = ["--peers", "none", "--rounds", "1", "--model", "nowhere"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "run", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "failed: ozone: " in done.stdout and "nowhere" in done.stdout
+
+
 @pytest.mark.slow
 def test_ozone_through_its_worker() -> None:
     done = subprocess.run(
