@@ -11,6 +11,7 @@ from pathlib import Path
 from checkpoint import folder_of
 from worker import serve
 
+# In this process: what it takes to hand each token over from another is not the engine's speed.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 folder = folder_of(Path(sys.argv[1]), Path(__file__).parents[1] / ".peers" / "checkpoints")

@@ -62,14 +62,10 @@ class Products {
     void score(float* scores, const C* const* tiles, int64_t count, const float* factors) {
         if (reads_cache()) return score_from(scores, tiles, count, factors);
         if constexpr (!__is_same(Element, C)) {
-            const Element* decoded[kStepTiles + kAhead<Element>];
-            for (int64_t i = 0; i < count; ++i) {
-                Element* to = keys_ + i * kTilePositions * columns_;
-                decode_keys<Form>(to, tiles + i, columns_);
-                decoded[i] = to;
-            }
-            for (int64_t i = count; i < count + kAhead<Element>; ++i) decoded[i] = decoded[count - 1];
-            score_from(scores, decoded, count, factors);
+            Decoded decoded;
+            decode(decoded, keys_, tiles, count,
+                   [](Element* to, const C* const* tile, int64_t columns) { decode_keys<Form>(to, tile, columns); });
+            score_from(scores, decoded.tiles, count, factors);
         }
     }
 
@@ -92,19 +88,28 @@ class Products {
     void weigh(float* out, const float* keep, const C** tiles, int64_t keys, int64_t count) {
         if (reads_cache()) return weigh_from(out, keep, tiles, keys, count);
         if constexpr (!__is_same(Element, C)) {
-            const Element* decoded[kStepTiles + kAhead<Element>];
-            for (int64_t i = 0; i < count; ++i) {
-                Element* to = values_ + i * kTilePositions * columns_;
-                decode_values<Form>(to, tiles + i, columns_);
-                decoded[i] = to;
-            }
-            for (int64_t i = count; i < count + kAhead<Element>; ++i) decoded[i] = decoded[count - 1];
-            weigh_from(out, keep, decoded, keys, count);
+            Decoded decoded;
+            decode(decoded, values_, tiles, count,
+                   [](Element* to, const C* const* tile, int64_t columns) { decode_values<Form>(to, tile, columns); });
+            weigh_from(out, keep, decoded.tiles, keys, count);
         }
     }
 
   private:
     bool reads_cache() const { return __is_same(Element, C) || rows_ <= kRowsThatDecode; }
+
+    struct Decoded {
+        const Element* tiles[kStepTiles + kAhead<Element>];
+    };
+    // Decodes tiles to memory from `to` on, each by `one`.
+    template <typename One>
+    OZONE_INLINE void decode(Decoded& decoded, Element* to, const C* const* tiles, int64_t count, One one) const {
+        for (int64_t i = 0; i < count; ++i, to += kTilePositions * columns_) {
+            one(to, tiles + i, columns_);
+            decoded.tiles[i] = to;
+        }
+        for (int64_t i = count; i < count + kAhead<Element>; ++i) decoded.tiles[i] = decoded.tiles[count - 1];
+    }
 
     template <typename S>
     void score_from(float* out, const S* const* tiles, int64_t count, const float* factors) {
