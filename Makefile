@@ -51,8 +51,8 @@ chat: $(STAMP) ## chat with the default model in this terminal
 test: $(STAMP) ## run the tests (15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(STAMP) ## run every test: soaks, fuzzing and the large matrix too
-	$(BIN)/python -m pytest $(ARGS)
+test-all: $(STAMP) ## run every test: soaks, fuzzing and every combination of shapes and types
+	$(BIN)/python -m pytest --all-combinations $(ARGS)
 
 soak: $(STAMP) ## load a server at random for an hour (SOAK_SECONDS=600 for less): it neither grows nor errs
 	OZONE_TEST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/end_to_end/test_random_load.py $(ARGS)
@@ -63,7 +63,7 @@ sanitize: $(STAMP) ## run the native tests with address and undefined-behaviour 
 	LD_PRELOAD="$$(for library in asan stdc++; do $(CXX) -print-file-name=lib$$library.so; done | tr '\n' ' ')" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	OZONE_NATIVE="$$(echo $(abspath $(SANITIZED))/_native*.so)" \
-	  $(BIN)/python -m pytest -m "not slow" --capture=sys $(SANITIZED_TESTS) $(ARGS)
+	  $(BIN)/python -m pytest -m "not slow" --all-combinations --capture=sys $(SANITIZED_TESTS) $(ARGS)
 
 lint: $(STAMP) ## check style, types and the one-way imports
 	$(BIN)/ruff check .

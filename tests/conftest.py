@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from pairwise import covering
 from tiny_llama import save_tiny_llama
 
 from ozone.native import library
@@ -25,6 +26,33 @@ _CACHE = tempfile.TemporaryDirectory(prefix="ozone-tests-")
 os.environ["OZONE_CACHE_DIR"] = _CACHE.name
 
 _NATIVE = library()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-combinations", action="store_true", help="run tests marked pairwise with every combination"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave a covering subset of each test that is marked `pairwise`."""
+    if config.getoption("--all-combinations"):
+        return
+    groups: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and item.get_closest_marker("pairwise")
+            and hasattr(item, "callspec")
+        ):
+            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    dropped: set[pytest.Item] = set()
+    for group in groups.values():
+        kept = covering([item.callspec.params for item in group])
+        dropped.update(set(group) - {group[index] for index in kept})
+    config.hook.pytest_deselected(items=list(dropped))
+    items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import torch
 
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1536), (3, 1), (5, 17), (0, 64), (40, 2048)]
 

@@ -16,6 +16,8 @@ from ozone.ops.attention import attention
 from ozone.ops.kv_cache import CacheLayout, kv_write
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 NATIVE = library()
 CACHE_DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn]
 

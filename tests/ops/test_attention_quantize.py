@@ -13,6 +13,8 @@ from torch import Tensor
 from ozone.ops.registry import OPS
 from ozone.ops.schemas import FUSED, QUANTIZATIONS
 
+pytestmark = pytest.mark.pairwise
+
 NAMES = [name for name, parts in FUSED.items() if parts[0] == "attention"]
 GROUPS = {"quantize_fp8_group": (16, 64), "quantize_int8_group": (32, 64)}
 

@@ -11,6 +11,8 @@ import torch
 from ozone.ops.registry import OPS
 from ozone.ops.schemas import FUSED
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 OVER_ROWS = [name for name, parts in FUSED.items() if parts[0] != "attention"]
 SHAPES = [(1, 576), (0, 64), (5, 96), (40, 2048)]

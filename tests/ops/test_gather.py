@@ -9,6 +9,8 @@ from ozone.native import library
 from ozone.ops.gather import gather_columns
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 8), (0, 16), (1, 4097), (7, 100), (33, 320)])

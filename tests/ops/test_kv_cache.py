@@ -15,6 +15,8 @@ from ozone.native import library
 from ozone.ops.kv_cache import CacheLayout, KVCache, kv_write
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 CACHE_DTYPES = [*DTYPES, torch.int8, torch.float8_e4m3fn]
 

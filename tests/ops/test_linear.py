@@ -11,6 +11,8 @@ from ozone.ops.embedding import embedding
 from ozone.ops.linear import allocate_float, linear, logits, pack_float, step_columns, unpack_float
 from ozone.ops.registry import DTYPES, NATIVE, OPS
 
+pytestmark = pytest.mark.pairwise
+
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 # (tokens, rows, columns): one row; odd sizes; whole panels; more tokens than a tile, columns than a block.
 SHAPES = [

@@ -16,6 +16,8 @@ from ozone.ops.linear_fp8 import (
 from ozone.ops.panels import unpack_groups
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 E4M3 = torch.float8_e4m3fn
 SHAPES = [(1, 1), (47, 130), (48, 128), (100, 33), (160, 64)]
 

@@ -23,6 +23,8 @@ from ozone.ops.linear_gguf import (
 from ozone.ops.quantize import quantize_int8_group
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 _HALVES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 
 

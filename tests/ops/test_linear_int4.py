@@ -16,6 +16,8 @@ from ozone.ops.linear_int4 import (
     unpack_int4,
 )
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

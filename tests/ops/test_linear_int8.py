@@ -11,6 +11,8 @@ from torch import Tensor
 from ozone.ops.linear_int8 import linear_int8, pack_int8, unpack_int8
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

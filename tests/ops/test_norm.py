@@ -7,6 +7,8 @@ import torch
 
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 576), (3, 1), (5, 17), (2, 100), (0, 64), (40, 2048), (1, 7)]
 

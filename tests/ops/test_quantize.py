@@ -10,6 +10,8 @@ import torch
 from ozone.ops.quantize import E4M3
 from ozone.ops.registry import OPS
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 576), (3, 1), (5, 17), (0, 64), (33, 2048)]
 GROUPED = [(1, 256, 32), (7, 512, 256), (3, 384, 128), (0, 256, 32), (2, 48, 48), (5, 96, 16)]

@@ -8,6 +8,8 @@ import torch
 from ozone.ops.activation import gelu_tanh_and_mul, silu_and_mul
 from ozone.ops.norm import fused_add_rms_norm, rms_norm
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from ozone.ops.registry import OPS
 from ozone.ops.rotary import rotary_embedding
 
+pytestmark = pytest.mark.pairwise
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

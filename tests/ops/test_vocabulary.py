@@ -20,6 +20,8 @@ from ozone.ops.quantize import quantize_int8_group
 from ozone.ops.registry import OPS
 from ozone.ops.schemas import FUSED, SCHEMAS
 
+pytestmark = pytest.mark.pairwise
+
 for _module in pkgutil.iter_modules(ozone.ops.__path__):
     importlib.import_module(f"ozone.ops.{_module.name}")
 
