@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +33,7 @@ from ozone.bench.workload import (
 )
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.errors import ConfigError, OzoneError
-from ozone.server.settings import API_KEY_VARIABLE
+from ozone.server.flags import API_KEY_VARIABLES, api_key_from_environment
 
 _DESCRIPTION = """\
 Put load on a server and measure what its clients see: time to first token (TTFT), time per output token
@@ -104,7 +103,8 @@ def _add_arguments(parser: ArgumentParser) -> list[argparse.Action]:
     """Add the benchmark's own flags, and return them: all others are the engine's."""
     server = parser.add_argument_group("server").add_argument
     load = parser.add_argument_group("load").add_argument
-    key = os.environ.get(API_KEY_VARIABLE)
+    key = api_key_from_environment()
+    variables = " or ".join(f"${name}" for name in API_KEY_VARIABLES)
     endpoint = "/v1/completions"
     rate = "arrivals a second, at random as a Poisson process; inf (default) sends all at once"
     return [
@@ -112,7 +112,7 @@ def _add_arguments(parser: ArgumentParser) -> list[argparse.Action]:
         server("--host", help="the same by host (default: 127.0.0.1)"),
         server("--port", type=int, help="and port (default: 8000)"),
         server("--endpoint", default=endpoint, metavar="PATH", help=f"{endpoint} or /v1/chat/completions"),
-        server("--api-key", default=key, metavar="KEY", help=f"its key (default: ${API_KEY_VARIABLE})"),
+        server("--api-key", default=key, metavar="KEY", help=f"its key (default: {variables})"),
         load("--request-rate", type=_rate, default=math.inf, metavar="RATE", help=rate),
         load(
             "--max-concurrency", type=count, metavar="N", help="requests under way at a time (default: all)"

@@ -24,7 +24,7 @@ from ozone.config.schema import OzoneConfig
 from ozone.config.values import show
 from ozone.errors import ModelFileError
 from ozone.native import platform_facts
-from ozone.server.settings import add_server_arguments, server_settings
+from ozone.server.flags import add_server_arguments, server_settings
 
 _DESCRIPTION = """\
 Show what would be in force with these flags: every setting, its value, who set it and why.

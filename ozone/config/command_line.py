@@ -26,6 +26,7 @@ from ozone.config.keys import (
 )
 from ozone.config.leaves import EAGER_FLAG, Leaves
 from ozone.config.neutral import asks_for_nothing, is_switch
+from ozone.config.switches import SwitchAction
 from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, SHORT_FLAGS, nearest, refusal
 from ozone.errors import ConfigError
 
@@ -108,6 +109,8 @@ class ArgumentParser(argparse.ArgumentParser):
     def _respell_switch(self, flag: str, value: str) -> list[str]:
         """`--flag=false` as `--no-flag`."""
         action = self._option_string_actions[flag]
+        if isinstance(action, SwitchAction):
+            return [action.respelled(flag, value)]
         negative = next((s for s in action.option_strings if s.startswith("--no-")), None)
         if action.nargs != 0 or negative is None:
             return [f"{flag}={value}"]

@@ -12,8 +12,8 @@ def main(argv: list[str] | None = None) -> int:
     from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
     from ozone.entrypoints.console import start_logging
     from ozone.entrypoints.startup import StartupTimer, process_start_time
+    from ozone.server.flags import add_server_arguments, server_settings
     from ozone.server.listener import bind
-    from ozone.server.settings import add_server_arguments, server_settings
 
     timer = StartupTimer(process_start_time())
     parser = ArgumentParser(

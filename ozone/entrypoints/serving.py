@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ozone.entrypoints.assemble import LoadedModel
-from ozone.server.settings import ServerSettings, ServerState
+from ozone.server.flags import ServerSettings
+from ozone.server.state import ServerState
 
 
 def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:

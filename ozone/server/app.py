@@ -16,7 +16,7 @@ from ozone.server.auth import ApiKeyMiddleware
 from ozone.server.context import ServerContext
 from ozone.server.errors import install_error_handlers
 from ozone.server.routes import REQUEST_MODELS, add_routes
-from ozone.server.settings import ServerState
+from ozone.server.state import ServerState
 
 _SCHEMA_REF = "#/components/schemas/{model}"
 

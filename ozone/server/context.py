@@ -12,7 +12,7 @@ from ozone.errors import QueueFullError, RequestError
 from ozone.server.errors import ModelNotFoundError
 from ozone.server.generation import DeltaBridge, Generation
 from ozone.server.metrics import ServerMetrics
-from ozone.server.settings import ServerState
+from ozone.server.state import ServerState
 
 Result = TypeVar("Result")
 

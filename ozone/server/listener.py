@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from ozone.errors import ConfigError
-from ozone.server.settings import ServerSettings
+from ozone.server.flags import ServerSettings
 
 
 def bind(settings: ServerSettings) -> socket.socket:

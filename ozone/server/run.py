@@ -18,8 +18,9 @@ from uvicorn.config import LOGGING_CONFIG
 
 from ozone.errors import ConfigError
 from ozone.server.app import create_app
+from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
-from ozone.server.settings import ServerSettings, ServerState
+from ozone.server.state import ServerState
 
 # Once the engine is done, clients get this long to read the ends of their answers.
 _FLUSH_SECONDS = 5

@@ -8,7 +8,7 @@ from typing import Any
 from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
 from ozone.server.requests import GenerationRequest
-from ozone.server.settings import ServerState
+from ozone.server.state import ServerState
 
 # A request's value, else the model's own default, else SamplingParams'.
 _DEFAULTED = (

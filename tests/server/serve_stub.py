@@ -10,8 +10,8 @@ import sys
 from server_stubs import make_state
 
 from ozone.errors import OzoneError
+from ozone.server.flags import add_server_arguments, server_settings
 from ozone.server.run import run_server
-from ozone.server.settings import add_server_arguments, server_settings
 
 parser = argparse.ArgumentParser()
 parser.add_argument("delay", type=float)

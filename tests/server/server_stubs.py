@@ -20,8 +20,9 @@ from ozone.engine.chat_template import ChatTemplate
 from ozone.engine.engine import Engine
 from ozone.engine.runner import ScheduledRequest
 from ozone.engine.sampling_table import SamplingTable
+from ozone.server.flags import ServerSettings
 from ozone.server.run import DrainingServer, bind
-from ozone.server.settings import ServerSettings, ServerState
+from ozone.server.state import ServerState
 
 BOS, EOS, VOCAB_SIZE = 256, 257, 258
 TEMPLATE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from server_stubs import RunningServer, make_state, serving
 
-from ozone.server.settings import ServerSettings
+from ozone.server.flags import ServerSettings
 
 
 def test_a_text_becomes_tokens_and_text_again(http: httpx.Client) -> None:

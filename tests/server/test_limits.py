@@ -12,7 +12,7 @@ import openai
 import pytest
 from server_stubs import RunningServer, make_state, serving
 
-from ozone.server.settings import ServerSettings
+from ozone.server.flags import ServerSettings
 
 BODY = {"prompt": "x", "max_tokens": 2}
 

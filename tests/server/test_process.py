@@ -21,9 +21,9 @@ import pytest
 from server_stubs import make_state, serving
 
 from ozone.errors import ConfigError
+from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
 from ozone.server.run import run_server
-from ozone.server.settings import ServerSettings
 
 PROGRAM = Path(__file__).with_name("serve_stub.py")
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
 import pytest
 
+from ozone.config.command_line import ArgumentParser
 from ozone.errors import ConfigError
-from ozone.server.settings import ServerSettings, add_server_arguments, server_settings
+from ozone.server.flag_table import docs_rows, rows
+from ozone.server.flags import API_KEY_VARIABLES, ServerSettings, add_server_arguments, server_settings
 
 
 def parse(*arguments: str) -> ServerSettings:
-    parser = argparse.ArgumentParser()
+    parser = ArgumentParser(prog="ozone serve")
     add_server_arguments(parser)
     return server_settings(parser.parse_args(arguments))
 
 
 @pytest.fixture(autouse=True)
 def no_key_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OZONE_API_KEY", raising=False)
+    for name in API_KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_no_flags_are_the_defaults() -> None:
@@ -49,12 +52,58 @@ def test_flags_become_settings() -> None:
     )
 
 
-def test_the_key_may_come_from_the_environment_and_the_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OZONE_API_KEY", "from-env")
+@pytest.mark.parametrize("name", API_KEY_VARIABLES)
+def test_the_key_may_come_from_the_environment_and_the_flag_wins(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "from-env")
     assert parse().api_keys == ("from-env",)
     assert parse("--api-key", "from-flag").api_keys == ("from-flag",)
-    monkeypatch.setenv("OZONE_API_KEY", "")
+    monkeypatch.setenv(name, "")
     assert parse().api_keys == ()
+
+
+def test_an_empty_variable_does_not_hide_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OZONE_API_KEY", "")
+    monkeypatch.setenv("VLLM_API_KEY", "vllm")
+    assert parse().api_keys == ("vllm",)
+
+
+def test_a_bad_key_in_the_environment_is_an_error_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "gehe\u00efm")
+    with pytest.raises(ConfigError, match=r"^VLLM_API_KEY: a key is") as caught:
+        parse()
+    assert "gehe" not in str(caught.value)
+
+
+SWITCHES = {name: row for name, row in rows(ServerSettings).items() if row.is_switch}
+
+
+@pytest.mark.parametrize("field", SWITCHES)
+def test_a_switch_has_every_spelling_and_takes_a_value(field: str) -> None:
+    stem = SWITCHES[field].flag.removeprefix("--").removeprefix("enable-").removeprefix("disable-")
+    for spelling in (f"--{stem}", f"--enable-{stem}", f"--no-disable-{stem}"):
+        assert getattr(parse(spelling), field) is True
+        assert getattr(parse(f"{spelling}=no"), field) is False
+    for spelling in (f"--no-{stem}", f"--disable-{stem}", f"--no-enable-{stem}"):
+        assert getattr(parse(spelling), field) is False
+        assert getattr(parse(f"{spelling}=false"), field) is True
+    assert getattr(parse(f"--enable-{stem}", f"--disable-{stem}"), field) is False
+
+
+def test_the_docs_show_the_table_of_flags() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "flags.md").read_text()
+    assert "\n".join(docs_rows(ServerSettings)) in page
+
+
+def test_help_shows_one_spelling_of_a_switch(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert "--disable-fastapi-docs" in shown
+    assert "--no-disable-fastapi-docs" not in shown
 
 
 @pytest.mark.parametrize(

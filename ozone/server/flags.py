@@ -1,0 +1,137 @@
+"""The flags of the HTTP server, one row each: a row is a field of `ServerSettings`.
+
+Arguments, values, errors and the table in `docs/flags.md` follow from the rows (`flag_table.py`): a new flag
+is a new row. Nothing here imports FastAPI, so that a command line can show its help quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from ozone.config.values import boolean, choice, integer, text, text_list
+from ozone.errors import ConfigError
+from ozone.server.flag_table import add_flags, flag, read_flags
+
+# The first of these that is not empty holds the API key.
+API_KEY_VARIABLES = ("OZONE_API_KEY", "VLLM_API_KEY")
+
+
+def _keys(value: object, where: str) -> tuple[str, ...]:
+    keys = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+    if not all(key.isascii() and key.isprintable() and key.strip() for key in keys):
+        raise ConfigError(f"{where}: a key is one or more printable ASCII characters")
+    return keys
+
+
+def _seconds(value: object, where: str) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ConfigError(f"{where}: {value} is not 0 to {threading.TIMEOUT_MAX:.0f} seconds")
+    return seconds
+
+
+def _root_path(value: object, where: str) -> str:
+    path = text(value, where).rstrip("/")
+    if path and not path.startswith("/"):
+        raise ConfigError(f"{where}: {path} must start with /")
+    return path
+
+
+def _file(value: object, where: str) -> str:
+    if not Path(text(value, where)).is_file():
+        raise ConfigError(f"{where}: no such file: {value}")
+    return str(value)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How the HTTP server listens, whom it answers and what it refuses: a field for each flag."""
+
+    host: str = flag(
+        text,
+        "address to listen on; 0.0.0.0 for every interface",
+        "127.0.0.1",
+        metavar="ADDRESS",
+        vllm="every interface",
+    )
+    port: int = flag(
+        integer(0, 65535), "port to listen on; 0 for any free one, which is printed", 8000, metavar="PORT"
+    )
+    api_keys: tuple[str, ...] = flag(
+        _keys,
+        "demand one of these keys as a Bearer token, except at /health",
+        (),
+        flag="--api-key",
+        metavar="KEY",
+        several=True,
+        environment=API_KEY_VARIABLES,
+        default=f"${' or $'.join(API_KEY_VARIABLES)}, else open",
+        vllm="$VLLM_API_KEY, else open",
+    )
+    allowed_origins: tuple[str, ...] = flag(
+        text_list, "CORS origins, such as '[\"https://a.example\"]'", (), metavar="JSON"
+    )
+    allowed_methods: tuple[str, ...] = flag(text_list, "CORS methods", ("*",), metavar="JSON", default="all")
+    allowed_headers: tuple[str, ...] = flag(text_list, "CORS headers", ("*",), metavar="JSON", default="all")
+    allow_credentials: bool = flag(
+        boolean, "let CORS requests carry credentials", False, flag="--allow-credentials"
+    )
+    root_path: str = flag(_root_path, "path under which a proxy publishes this server", "", metavar="PATH")
+    ssl_keyfile: str | None = flag(_file, "private key for HTTPS", None, metavar="FILE")
+    ssl_certfile: str | None = flag(_file, "certificate for HTTPS", None, metavar="FILE")
+    uvicorn_log_level: str = flag(
+        choice("debug", "info", "warning", "error", "critical", "trace"),
+        "what uvicorn logs: debug, info (adds a line per request), warning, error, critical or trace",
+        "warning",
+        metavar="LEVEL",
+        vllm="info",
+    )
+    access_log: bool = flag(
+        boolean,
+        "no line per HTTP request, whatever the log level",
+        True,
+        flag="--disable-uvicorn-access-log",
+    )
+    log_requests: bool = flag(
+        boolean,
+        "log sizes and sampling parameters of every request, never its text",
+        False,
+        flag="--enable-log-requests",
+    )
+    docs: bool = flag(boolean, "no /docs, /redoc and /openapi.json", True, flag="--disable-fastapi-docs")
+    max_request_bytes: int = flag(
+        integer(1), "refuse larger request bodies", 8 * 1024 * 1024, metavar="N", default="8 MiB", vllm=""
+    )
+    shutdown_timeout: float = flag(
+        _seconds,
+        "how long running requests may go on after SIGTERM",
+        30.0,
+        metavar="SECONDS",
+        default="30",
+        vllm="0",
+    )
+
+
+def api_key_from_environment() -> str | None:
+    """The key that a server started in this environment demands, and its clients send."""
+    return next((os.environ[name] for name in API_KEY_VARIABLES if os.environ.get(name)), None)
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the server's flags, under vLLM's names where vLLM has them. None means not set by the user."""
+    add_flags(parser.add_argument_group("HTTP server"), ServerSettings)
+
+
+def server_settings(namespace: argparse.Namespace) -> ServerSettings:
+    """Read the flags of `add_server_arguments`. Raises ConfigError for a value that cannot work."""
+    settings = read_flags(namespace, ServerSettings)
+    if settings.ssl_keyfile and not settings.ssl_certfile:
+        raise ConfigError("--ssl-keyfile needs --ssl-certfile")
+    return settings
