@@ -174,6 +174,14 @@ class Engine:
             num_steps=self._num_steps,
         )
 
+    def reset_prefix_cache(self) -> bool:
+        """Forget every cached prefix. False, and nothing is done, while requests run or wait."""
+        with self._lock:
+            if self._unsettled:
+                return False
+            self._pool.forget_all()  # the engine's thread touches the pool only while requests are unsettled
+            return True
+
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new requests and wait for those that are here. False if `timeout` seconds pass first."""
         with self._lock:

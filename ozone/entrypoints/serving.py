@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ozone.entrypoints.assemble import LoadedModel
 from ozone.server.flags import ServerSettings
 from ozone.server.state import ServerState
@@ -17,6 +19,19 @@ def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:
         max_waiting_requests=loaded.config.scheduler.max_waiting_requests,
         max_model_len=loaded.config.model.max_model_len,
         default_sampling_params=loaded.default_sampling,
+        tokenizer_info=lambda: _tokenizer_info(loaded),
         startup_report=loaded.startup.report,
         settings=settings,
     )
+
+
+def _tokenizer_info(loaded: LoadedModel) -> dict[str, Any]:
+    """What clients need to build prompts themselves, under the names of ``tokenizer_config.json``."""
+    tokenizer, template = loaded.tokenizer, loaded.chat_template
+    return {
+        "tokenizer_class": type(tokenizer).__name__,
+        "model_max_length": loaded.config.model.max_model_len,
+        "vocab_size": tokenizer.vocab_size,
+        **tokenizer.special_tokens,
+        **({} if template is None else {"chat_template": template.source}),
+    }

@@ -58,7 +58,7 @@ class Envelope:
     """The fields around the choices: the same in every chunk of a stream and in a whole answer."""
 
     def __init__(self, prefix: str, kind: str, model: str, body: GenerationRequest, usage: Usage) -> None:
-        self.id = f"{prefix}-{uuid.uuid4().hex}"
+        self.id = f"{prefix}-{body.request_id or uuid.uuid4().hex}"
         self.usage = usage
         self._kind = kind
         self._fields = {

@@ -15,6 +15,9 @@ from ozone.server.answers import VERSION
 from ozone.server.auth import ApiKeyMiddleware
 from ozone.server.context import ServerContext
 from ozone.server.errors import install_error_handlers
+from ozone.server.operations import add_operator_routes
+from ozone.server.paths import RequestLineMiddleware
+from ozone.server.request_ids import RequestIdHeaderMiddleware
 from ozone.server.routes import REQUEST_MODELS, add_routes
 from ozone.server.state import ServerState
 
@@ -38,10 +41,13 @@ def create_app(state: ServerState) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs else None,
     )
     add_routes(app, context)
+    add_operator_routes(app, context)
     install_error_handlers(app)
     if settings.api_keys:
         app.add_middleware(ApiKeyMiddleware, api_keys=settings.api_keys)
-    if settings.allowed_origins:  # Outermost, so that a refusal carries the headers too.
+    if settings.request_id_headers:
+        app.add_middleware(RequestIdHeaderMiddleware)
+    if settings.allowed_origins:  # Outside what refuses, so that a refusal carries the headers too.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
@@ -49,6 +55,7 @@ def create_app(state: ServerState) -> FastAPI:
             allow_headers=settings.allowed_headers,
             allow_credentials=settings.allow_credentials,
         )
+    app.add_middleware(RequestLineMiddleware, root_path=settings.root_path, routes=app.routes)
     return app
 
 

@@ -1,4 +1,4 @@
-"""API keys: every path but `/health` wants one of them as a Bearer token, if any are set."""
+"""API keys: every path but `/health` and `/ping` wants one of them as a Bearer token, if any are set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ozone.errors import RequestError
 from ozone.server.errors import error_response
+from ozone.server.paths import OPEN_PATHS, route_path
 
 
 class ApiKeyMiddleware:
@@ -20,18 +21,17 @@ class ApiKeyMiddleware:
         self._digests = [_digest(key.encode()) for key in api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_open(scope) and not self._knows(Headers(scope=scope)):
+        if (
+            scope["type"] == "http"
+            and route_path(scope) not in OPEN_PATHS
+            and not self._knows(Headers(scope=scope))
+        ):
             error = RequestError(
                 "Missing or wrong API key: send it as 'Authorization: Bearer KEY'", status=401
             )
             await error_response(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
-
-    @staticmethod
-    def _is_open(scope: Scope) -> bool:
-        path: str = scope["path"]
-        return path.removeprefix(scope.get("root_path", "")) == "/health"
 
     def _knows(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")

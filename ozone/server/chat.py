@@ -17,6 +17,7 @@ from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
 from ozone.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs_json
 from ozone.server.prompts import encode_conversation
+from ozone.server.request_ids import name_request
 from ozone.server.requests import ChatCompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
 
@@ -27,6 +28,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     context.check_ready()
     context.check_room()
     body = await parse_body(request, ChatCompletionRequest, context.state.settings.max_request_bytes)
+    body.request_id = name_request(request.scope, body.request_id)
     body.check()
     context.check_model(body.model)
     prompt = await encode_conversation(context, body)

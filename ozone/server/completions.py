@@ -20,6 +20,7 @@ from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
 from ozone.server.logprobs import CompletionLogprobs, PromptLogprobs, TokenNames, prompt_logprobs_json
 from ozone.server.prompts import encode_prompts
+from ozone.server.request_ids import name_request
 from ozone.server.requests import CompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
 
@@ -32,6 +33,7 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     context.check_ready()
     context.check_room()
     body = await parse_body(request, CompletionRequest, context.state.settings.max_request_bytes)
+    body.request_id = name_request(request.scope, body.request_id)
     body.check()
     context.check_model(body.model)
     prompts = await encode_prompts(context, body.prompt, body.add_special_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -29,6 +30,7 @@ class ServerContext:
         self.model_name = state.model_names[0]
         self.metrics = ServerMetrics(state.engine, self.model_name, state.max_model_len)
         self._bridge: DeltaBridge | None = None
+        self._numbers = itertools.count(1)
         # Two threads are enough to keep the loop free, and leave the cores to the engine.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="ozone-prompt")
 
@@ -74,6 +76,8 @@ class ServerContext:
 
     def generation(self, request_id: str) -> Generation:
         """A new request's work, which the health watch knows of until it is closed."""
+        # Clients choose names, also equal ones: the engine's have a number that no name can contain.
+        request_id = f"{request_id}#{next(self._numbers)}"
         return Generation(request_id, self.state.engine, self.bridge, self.metrics)
 
     async def _watch_engine(self) -> None:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from ozone.errors import OzoneError, RequestError
 from ozone.server.generation import ClientDisconnectedError
+from ozone.server.paths import allowed_methods, nothing_there, route_path
 
 _TYPES = {
     401: "authentication_error",
@@ -60,11 +61,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = {
-            404: f"Nothing is served at {request.url.path}",
-            405: f"{request.url.path} does not answer {request.method}",
-        }.get(error.status_code, str(error.detail))
-        return error_response(RequestError(message, status=error.status_code), error.headers)
+        headers, message = dict(error.headers or {}), str(error.detail)
+        path = route_path(request.scope)
+        if error.status_code == 404:
+            message = nothing_there(app.routes, path)
+        elif error.status_code == 405:
+            headers["Allow"] = ", ".join(allowed_methods(app.routes, request.scope))
+            message = f"{path} does not answer {request.method}, only {headers['Allow']}"
+        return error_response(RequestError(message, status=error.status_code), headers)
 
     async def nobody_there(_request: Request, _error: Exception) -> Response:
         return Response(status_code=499)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from ozone.config.values import boolean, choice, integer, text, text_list
+from ozone.config.values import boolean, choice, integer, show, text, text_list
 from ozone.errors import ConfigError
 from ozone.server.flag_table import add_flags, flag, read_flags
 
@@ -39,8 +40,8 @@ def _seconds(value: object, where: str) -> float:
 
 def _root_path(value: object, where: str) -> str:
     path = text(value, where).rstrip("/")
-    if path and not path.startswith("/"):
-        raise ConfigError(f"{where}: {path} must start with /")
+    if path and (not path.startswith("/") or re.search(r"[^!-~]|[?#%\\]|//|/\.\.?(/|$)", path)):
+        raise ConfigError(f"{where}: {show(value)!r} is not a path such as /llm")
     return path
 
 
@@ -66,7 +67,7 @@ class ServerSettings:
     )
     api_keys: tuple[str, ...] = flag(
         _keys,
-        "demand one of these keys as a Bearer token, except at /health",
+        "demand one of these keys as a Bearer token, except at /health and /ping",
         (),
         flag="--api-key",
         metavar="KEY",
@@ -106,6 +107,27 @@ class ServerSettings:
         flag="--enable-log-requests",
     )
     docs: bool = flag(boolean, "no /docs, /redoc and /openapi.json", True, flag="--disable-fastapi-docs")
+    request_id_headers: bool = flag(
+        boolean,
+        "answer with an X-Request-Id header: the request's own, or a new one",
+        False,
+        flag="--enable-request-id-headers",
+    )
+    tokenizer_info_endpoint: bool = flag(
+        boolean,
+        "serve /tokenizer_info: special tokens and the chat template",
+        False,
+        flag="--enable-tokenizer-info-endpoint",
+    )
+    server_dev_mode: bool = flag(
+        boolean,
+        "serve what only tests and benchmarks need: POST /reset_prefix_cache",
+        False,
+        flag="--enable-server-dev-mode",
+        environment=("VLLM_SERVER_DEV_MODE",),
+        default="$VLLM_SERVER_DEV_MODE, else off",
+        vllm="",
+    )
     max_request_bytes: int = flag(
         integer(1), "refuse larger request bodies", 8 * 1024 * 1024, metavar="N", default="8 MiB", vllm=""
     )

@@ -117,7 +117,7 @@ class Generation:
         """Queue every prompt, or none. Raises what `add_request` raises."""
         try:
             for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
-                request_id = self.request_id if len(prompts) == 1 else f"{self.request_id}-{index}"
+                request_id = self.request_id if len(prompts) == 1 else f"{self.request_id}.{index}"
 
                 def post(delta: RequestDelta, index: int = index) -> None:
                     self._bridge.post(Arrival(self, index, delta, time.monotonic()))

@@ -39,6 +39,9 @@ class EngineClient(Protocol):
     def stats(self) -> EngineStats:
         """A snapshot of the engine's state and counters."""
 
+    def reset_prefix_cache(self) -> bool:
+        """Forget every cached prefix. False, and nothing is done, while requests run or wait."""
+
     def drain(self, timeout: float | None) -> bool:
         """Refuse new requests and wait for the running ones: whether they ended in time."""
 

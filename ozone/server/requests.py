@@ -186,6 +186,7 @@ class GenerationRequest(_Body):
     cache_salt: str | None = None
     return_token_ids: Off = False
     return_tokens_as_token_ids: Off = False
+    request_id: str | None = None
 
     def check(self) -> None:
         """Raise RequestError for what types alone do not show."""

@@ -126,3 +126,17 @@ class DetokenizeAnswer(BaseModel):
 
 class VersionAnswer(BaseModel):
     version: str
+
+
+class LoadAnswer(BaseModel):
+    server_load: int
+
+
+class ResetAnswer(BaseModel):
+    success: bool
+    message: str
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the schema says of a path's errors."""
+    return {status: {"model": ErrorAnswer} for status in statuses}

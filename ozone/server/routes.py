@@ -1,20 +1,18 @@
-"""Every path of the server, with what the schema says of it; the two generations live in their own files."""
+"""The paths of the API, with what the schema says of them; the two generations live in their own files."""
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from ozone.errors import RequestError
 from ozone.server import responses
-from ozone.server.answers import VERSION, json_response
+from ozone.server.answers import json_response
 from ozone.server.body import as_model, parse_body, read_json
 from ozone.server.chat import create_chat_completion
 from ozone.server.completions import create_completion
@@ -28,6 +26,7 @@ from ozone.server.requests import (
     TokenizeChatRequest,
     TokenizeTextRequest,
 )
+from ozone.server.responses import errors
 
 REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     CompletionRequest,
@@ -39,18 +38,10 @@ REQUEST_MODELS: tuple[type[BaseModel], ...] = (
 
 Endpoint = Callable[[ServerContext, Request], Awaitable[Response]]
 
-_PAGE = """<!doctype html><meta charset="utf-8"><title>Ozone</title>
-<h1>Ozone {version}</h1><p>Serving <b>{model}</b>.</p>
-<ul><li><a href="docs">API</a> (<a href="openapi.json">schema</a>)
-<li><a href="v1/models">models</a>, <a href="metrics">metrics</a>, <a href="startup">start-up</a>,
-<a href="health">health</a></ul>
-"""
-
 
 def add_routes(app: FastAPI, context: ServerContext) -> None:
-    """Give `app` every path."""
+    """Give `app` the paths that clients of a model use."""
     stream = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
-    text: dict[int | str, Any] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     created = int(time.time())
 
     def post(
@@ -67,7 +58,7 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
             methods=["POST"],
             name=endpoint.__name__,
             response_model=answer,
-            responses={**_errors(400, 401, 404, 413, 415, 429, 500, 503), **(extra or {})},
+            responses={**errors(400, 401, 404, 413, 415, 429, 500, 503), **(extra or {})},
             openapi_extra={
                 "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}
             },
@@ -94,36 +85,15 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
             "max_model_len": context.state.max_model_len,
         }
 
-    @app.get("/v1/models", response_model=responses.ModelList, responses=_errors(401))
+    @app.get("/v1/models", response_model=responses.ModelList, responses=errors(401))
     async def list_models() -> Response:
         return json_response({"object": "list", "data": [card(name) for name in context.state.model_names]})
 
-    @app.get("/v1/models/{model:path}", response_model=responses.ModelCard, responses=_errors(401, 404))
+    @app.get("/v1/models/{model:path}", response_model=responses.ModelCard, responses=errors(401, 404))
     async def retrieve_model(model: str) -> Response:
         if model not in context.state.model_names:
             raise ModelNotFoundError(model, context.state.model_names)
         return json_response(card(model))
-
-    @app.get("/health", responses=_errors(503), response_class=Response)
-    async def health() -> Response:
-        context.check_ready()
-        return Response()
-
-    @app.get("/version", response_model=responses.VersionAnswer, responses=_errors(401))
-    async def version() -> Response:
-        return json_response({"version": VERSION})
-
-    @app.get("/metrics", response_class=Response, responses={**text, **_errors(401)})
-    async def metrics() -> Response:
-        return Response(context.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
-
-    @app.get("/startup", response_model=dict[str, Any], responses=_errors(401))
-    async def startup() -> Response:
-        return json_response(context.state.startup_report())
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return HTMLResponse(_PAGE.format(version=VERSION, model=html.escape(context.model_name)))
 
 
 async def tokenize(context: ServerContext, request: Request) -> Response:
@@ -162,7 +132,3 @@ async def detokenize(context: ServerContext, request: Request) -> Response:
     tokens = body.tokens
     text = await context.call(len(tokens), lambda: context.state.tokenizer.decode(tokens, False))
     return json_response({"prompt": text})
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": responses.ErrorAnswer} for status in statuses}

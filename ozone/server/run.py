@@ -58,7 +58,6 @@ class DrainingServer(uvicorn.Server):
                 access_log=settings.access_log,
                 ssl_keyfile=settings.ssl_keyfile,
                 ssl_certfile=settings.ssl_certfile,
-                root_path=settings.root_path,
                 lifespan="on",
                 ws="none",
                 timeout_graceful_shutdown=_FLUSH_SECONDS,

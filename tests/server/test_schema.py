@@ -42,6 +42,8 @@ OPERATIONS = (
     ("GET", "/version"),
     ("GET", "/metrics"),
     ("GET", "/startup"),
+    ("GET", "/ping"),
+    ("GET", "/load"),
 )
 
 
