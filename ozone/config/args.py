@@ -6,15 +6,13 @@ Nothing is decided here: `resolve` (in `resolve.py`) turns it into an `OzoneConf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ozone.config.keys import COMPILATION, ENGINE_KEYS, KERNEL
+from ozone.config.keys import ALIASES, COMPILATION, ENGINE_KEYS, KERNEL
 from ozone.config.leaves import EAGER_FLAG, Leaves, UserValue
-from ozone.config.neutral import asks_for_nothing
 from ozone.config.objects import CompilationConfig, KernelConfig
-from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, nearest, refusal
 from ozone.config.values import boolean, show
 from ozone.errors import ConfigError
 
@@ -81,16 +79,12 @@ class EngineArgs:
         for name, value in kwargs.items():
             if name in known:
                 given[name] = value
-            elif name in ANSWERS:
-                if not asks_for_nothing(name, value):
-                    raise ConfigError(f"{name}: {ANSWERS[name]}")
-            elif name in REFUSED_FLAGS:
-                if not asks_for_nothing(name, value):
-                    raise ConfigError(refusal(name, REFUSED_FLAGS[name]))
-            elif name in IGNORED_FLAGS:
-                ignored.append(f"{name} is accepted without effect: {IGNORED_FLAGS[name].reason}")
+            elif (field := ALIASES.get(name)) is not None:
+                if kwargs.get(field) not in (None, value):
+                    raise ConfigError(f"{name} and {field} are two names of one argument")
+                given[field] = value
             else:
-                raise ConfigError(f"there is no argument {name}{nearest(name, known)}")
+                ignored += _answer(name, value, known)
         args = cls(**given, ignored=tuple(ignored))
         args.user_settings()
         return args
@@ -112,6 +106,18 @@ class EngineArgs:
             for leaf, value in EAGER.items():
                 leaves.agree(leaf, value, EAGER_FLAG)
         return leaves.settings, leaves.notices
+
+
+def _answer(name: str, value: object, known: Collection[str]) -> list[str]:
+    """The warning about an argument that vLLM has and Ozone has not, if its value deserves one."""
+    from ozone.config.upstream import accepted, nearest  # only needed for what Ozone has not
+    from ozone.config.vllm_answers import answer
+    from ozone.config.vllm_options import OPTIONS
+
+    if name not in OPTIONS:
+        raise ConfigError(f"there is no argument {name}{nearest(name, known)}")
+    reason = answer(name, value, name)
+    return [] if reason is None else [accepted(name, reason)]
 
 
 def set_eager(leaves: Leaves) -> None:

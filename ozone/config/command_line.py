@@ -25,9 +25,7 @@ from ozone.config.keys import (
     Key,
 )
 from ozone.config.leaves import EAGER_FLAG, Leaves
-from ozone.config.neutral import asks_for_nothing, is_switch
-from ozone.config.switches import SwitchAction
-from ozone.config.upstream import ANSWERS, IGNORED_FLAGS, REFUSED_FLAGS, SHORT_FLAGS, nearest, refusal
+from ozone.config.switches import SwitchAction, readings
 from ozone.errors import ConfigError
 
 _OBJECT = re.compile(r"(-cc|--compilation-config|--kernel-config)(?:\.([^=+]+?))?(\+?=)(.*)", re.DOTALL)
@@ -43,6 +41,8 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
+        # Options of vLLM's that change nothing, with the reason, by their long name.
+        self._accepted: dict[str, str] = {}
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr and exit 2."""
@@ -54,7 +54,10 @@ class ArgumentParser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         try:
             words = self._respell(list(sys.argv[1:] if args is None else args))
-            return super().parse_known_args(words, namespace)
+            parsed, rest = super().parse_known_args(words, namespace)
+            for flag, reason in self._accepted.items():
+                _leaves(parsed).ignore(flag, reason)
+            return parsed, rest
         except ConfigError as error:
             self.error(str(error))
 
@@ -73,7 +76,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 result.append(word)
                 continue
             flag, equals, value = word.partition("=")
-            flag = "--" + flag[2:].replace("_", "-") if flag.startswith("--") else flag
+            if flag.startswith("--"):
+                name, dot, path = flag.partition(".")
+                flag = name.replace("_", "-") + dot + path
             if flag.partition(".")[0] in _OBJECT_FLAGS and flag.partition(".")[0] in known:
                 result += self._respell_object(flag + equals + value, waiting)
             elif "-O" in known and flag == "-O" and not equals:
@@ -86,7 +91,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 result += self._respell_switch(flag, value) if equals else [flag]
             elif not flag.startswith("--") and flag[:2] in known and len(flag) > 2:
                 result.append(word)
-            elif not self._asks_for_nothing(flag, value if equals else None, waiting):
+            elif (switch := self._other_switch(flag)) is not None:
+                result += self._respell_switch(switch, value if equals else "true")
+            elif not self._answer_vllm(flag, value if equals else None, waiting):
                 raise ConfigError(self._unknown(flag))
         return result
 
@@ -117,36 +124,40 @@ class ArgumentParser(argparse.ArgumentParser):
         on = values.boolean(value, flag) != flag.startswith("--no-")
         return [next(s for s in action.option_strings if s.startswith("--no-") != on)]
 
-    def _asks_for_nothing(self, flag: str, value: str | None, waiting: deque[str]) -> bool:
-        """Whether a flag that is refused has a value that changes nothing; takes a value of its own word."""
-        name = _argument_name(flag)
-        if not self._is_engines or name not in ANSWERS | REFUSED_FLAGS:
+    def _other_switch(self, flag: str) -> str | None:
+        """The switch or the `--no-` form that another name means, such as `--disable-x` for `--enable-x`."""
+        for name, on in readings(flag) if flag.startswith("--") else ():
+            positive, negative = name, "--no-" + name.removeprefix("--")
+            if negative in self._option_string_actions:
+                return positive if on else negative
+        return None
+
+    def _answer_vllm(self, flag: str, value: str | None, waiting: deque[str]) -> bool:
+        """Whether vLLM has `flag` and Ozone can do without; takes the words of its value from `waiting`."""
+        if not self._is_engines:
             return False
-        if is_switch(name):
-            return (value is None or values.boolean(value, flag)) == flag.startswith("--no-")
-        if value is not None:
-            return asks_for_nothing(name, value)
-        if waiting and asks_for_nothing(name, waiting[0]):
-            waiting.popleft()
-            return True
-        return False
+        from ozone.config.vllm_answers import answer_flag  # only needed for what Ozone has not
+
+        answered = answer_flag(flag, value, waiting, self._is_flag)
+        if answered is None:
+            return False
+        option, reason = answered
+        if reason:
+            self._accepted[option] = reason
+        return True
+
+    def _is_flag(self, word: str) -> bool:
+        return word in self._option_string_actions or (word.startswith("-") and not _NUMBER.match(word))
 
     @property
     def _is_engines(self) -> bool:
         return "--tensor-parallel-size" in self._option_string_actions
 
     def _unknown(self, flag: str) -> str:
-        name = _argument_name(flag)
-        if self._is_engines:
-            if name in ANSWERS:
-                return f"{flag}: {ANSWERS[name]}"
-            if name in REFUSED_FLAGS:
-                return refusal(flag, REFUSED_FLAGS[name])
-        return f"there is no flag {flag}{nearest(flag, self._option_string_actions, '; see --help')}"
+        from ozone.config.upstream import ACCEPTED_FLAGS, nearest  # only needed where something is wrong
 
-
-def _argument_name(flag: str) -> str:
-    return SHORT_FLAGS.get(flag, flag.lstrip("-").removeprefix("no-").replace("-", "_"))
+        names = [*self._option_string_actions, *(_flag(name) for name in ACCEPTED_FLAGS if self._is_engines)]
+        return f"there is no flag {flag}{nearest(flag, names, '; see --help')}"
 
 
 class _LeavesAction(argparse.Action):
@@ -193,12 +204,6 @@ class _EagerAction(_LeavesAction):
             del leaves.settings[key]
 
 
-class _IgnoredAction(_LeavesAction):
-    def change(self, leaves: Leaves, given: Any, flag: str) -> None:
-        del given
-        leaves.ignore(flag, IGNORED_FLAGS[self.dest.removeprefix("ignored_")].reason)
-
-
 def _leaves(namespace: argparse.Namespace) -> Leaves:
     if not isinstance(getattr(namespace, "leaves", None), Leaves):
         namespace.leaves = Leaves()
@@ -225,15 +230,6 @@ def add_engine_arguments(
             _add_key(groups.get(key.key.partition(".")[0], levels), key)
     _add_objects(levels)
     _add_leaf_flags(levels)
-    for name, ignored in IGNORED_FLAGS.items():
-        flags = [_flag(name)] if ignored.takes_value else [_flag(name), _flag("no_" + name)]
-        parser.add_argument(
-            *flags,
-            dest="ignored_" + name,
-            action=_IgnoredAction,
-            nargs=None if ignored.takes_value else 0,
-            help=argparse.SUPPRESS,
-        )
 
 
 def _flag(name: str) -> str:
@@ -241,7 +237,7 @@ def _flag(name: str) -> str:
 
 
 def _add_key(group: argparse._ArgumentGroup, key: Key) -> None:
-    flags = [key.flag, *([key.short] if key.short else [])]
+    flags = [key.flag, *([_flag(key.alias)] if key.alias else []), *([key.short] if key.short else [])]
     if key.kind is values.boolean:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, help=_help(key))
     elif key.several:

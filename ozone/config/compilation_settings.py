@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -18,12 +19,14 @@ from ozone.config.levels import (
 from ozone.config.ranges import resolve_ranges
 from ozone.config.resolution import Resolution
 from ozone.config.schema import CompilationMode, CUDAGraphMode
+from ozone.config.values import CAPTURE_SIZES
 
 MODE = "compilation_config.mode"
 CUSTOM_OPS = "compilation_config.custom_ops"
 GRAPHS = "compilation_config.cudagraph_mode"
 SPLITTING = "compilation_config.splitting_ops"
 SIZES = "compilation_config.cudagraph_capture_sizes"
+COMPILE_SIZES = "compilation_config.compile_sizes"
 MAX_SIZE = "compilation_config.max_cudagraph_capture_size"
 ALLREDUCE = "compilation_config.pass_config.fuse_allreduce_rms"
 # Passes that put the KV-cache write into another op.
@@ -54,6 +57,7 @@ def resolve_compilation(r: Resolution) -> None:
     _resolve_graphs(r)
     _resolve_passes(r)
     _resolve_capture_sizes(r)
+    _expand_compile_sizes(r)
     resolve_ranges(r)
     _resolve_rest(r)
     r.put(AUTOTUNE, TABLE[AUTOTUNE][r.level], r.level_origin, "table of levels")
@@ -261,6 +265,15 @@ def default_capture_sizes(largest: int) -> tuple[int, ...]:
     """1, 2, 4, 8, 16, 24, ... 256, 272, ... and `largest` itself."""
     sizes = {size for size in (1, 2, 4, *range(8, 256, 8), *range(256, largest, 16)) if size < largest}
     return tuple(sorted(sizes | {largest}))
+
+
+def _expand_compile_sizes(r: Resolution) -> None:
+    """The user's word for the captured sizes, as the sizes that it stands for."""
+    if not r.by_user(COMPILE_SIZES) or CAPTURE_SIZES not in r.value(COMPILE_SIZES):
+        return
+    setting = r.settings[COMPILE_SIZES]
+    sizes = {size for size in setting.value if size != CAPTURE_SIZES} | set(r.value(SIZES))
+    r.settings[COMPILE_SIZES] = dataclasses.replace(setting, value=tuple(sorted(sizes)))
 
 
 def default_cache_dir() -> tuple[str, str]:

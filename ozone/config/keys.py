@@ -28,6 +28,7 @@ class Key:
         metavar: what stands for the value in ``--help``; empty for a boolean switch.
         short: a short flag, or empty.
         several: the flag takes several words.
+        alias: another name of the flag and of the keyword argument, or empty.
         default: what help says about the default.
     """
 
@@ -38,6 +39,7 @@ class Key:
     short: str = ""
     several: bool = False
     default: str = ""
+    alias: str = ""
 
     @property
     def name(self) -> str:
@@ -127,6 +129,7 @@ _ENGINE_KEYS = (
         "memory of the KV cache: 2G, 512MiB or a number of bytes",
         "SIZE",
         default="at most 4 GiB and 40% of the memory that the weights leave free",
+        alias="kv_cache_memory",
     ),
     Key(
         "cache.enable_prefix_caching", values.boolean, "reuse the KV cache of equal beginnings", default="on"
@@ -200,7 +203,11 @@ _COMPILATION_KEYS = (
         "what no program covers is compiled by inductor, or run as it was traced: eager",
     ),
     Key("splitting_ops", values.splitting_ops, "ops at which the traced model is split"),
-    Key("compile_sizes", values.integer_list(1, MOST_TOKENS), "token counts that are compiled for exactly"),
+    Key(
+        "compile_sizes",
+        values.compile_sizes(MOST_TOKENS),
+        "token counts that are compiled for exactly; cudagraph_capture_sizes stands for those captured",
+    ),
     Key(
         "compile_ranges_endpoints",
         values.integer_list(1, MOST_TOKENS),
@@ -245,6 +252,9 @@ ENGINE_KEYS: dict[str, Key] = {key.key: key for key in _ENGINE_KEYS}
 COMPILATION_KEYS: dict[str, Key] = _section(COMPILATION, _COMPILATION_KEYS)
 KERNEL_KEYS: dict[str, Key] = _section(KERNEL, _KERNEL_KEYS)
 KEYS: dict[str, Key] = ENGINE_KEYS | COMPILATION_KEYS | KERNEL_KEYS
+
+# Other names of keyword arguments, and the names that they stand for.
+ALIASES: dict[str, str] = {key.alias: key.name for key in _ENGINE_KEYS if key.alias}
 
 # Keys whose values are lists, which `+=` can extend.
 LIST_KEYS = frozenset(

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ozone.config.keys import COMPILATION, KERNEL, KEYS, LIST_KEYS, MAPPING_KEYS
-from ozone.config.neutral import asks_for_nothing
-from ozone.config.upstream import IGNORED_KEYS, REFUSED_KEYS, nearest, refusal
 from ozone.config.values import show
 from ozone.errors import ConfigError
 
@@ -49,7 +47,9 @@ class Leaves:
 
     def ignore(self, flag: str, reason: str) -> None:
         """Warn, once, about something that is accepted without effect."""
-        notice = f"{flag} is accepted without effect: {reason}"
+        from ozone.config.upstream import accepted  # only needed for what Ozone has not
+
+        notice = accepted(flag, reason)
         if notice not in self.notices:
             self.notices.append(notice)
 
@@ -96,19 +96,27 @@ class Leaves:
             else:
                 self.set(key, value)
             return
-        flag = f"{SPELLING[prefix]}.{path}"
+        if not self._answer_vllm(prefix, path, value):
+            self.merge_below(prefix, path, value)
+
+    def _answer_vllm(self, prefix: str, path: str, value: object) -> bool:
+        """Answer a key that vLLM has and Ozone has not; False for an object of which Ozone has parts."""
+        from ozone.config.neutral import asks_for_nothing  # only needed for what Ozone has not
+        from ozone.config.upstream import ACCEPTED_KEYS, REFUSED_KEYS, nearest, refusal
+
+        key, flag = prefix + path, f"{SPELLING[prefix]}.{path}"
         for known, reason in REFUSED_KEYS.items():
             if key == known and asks_for_nothing(key, value):
-                return
+                return True
             if key == known or key.startswith(known + "."):
                 raise ConfigError(refusal(flag, reason))
-        for known, reason in IGNORED_KEYS.items():
+        for known, reason in ACCEPTED_KEYS.items():
             if key == known or key.startswith(known + "."):
-                self.ignore(f"{SPELLING[prefix]}.{known.removeprefix(prefix)}", reason)
-                return
+                if not asks_for_nothing(key, value):
+                    self.ignore(f"{SPELLING[prefix]}.{known.removeprefix(prefix)}", reason)
+                return True
         if any(name.startswith(key + ".") for name in KEYS):
-            self.merge_below(prefix, path, value)
-            return
+            return False
         names = [name.removeprefix(prefix) for name in KEYS if name.startswith(prefix)]
         hint = nearest(path, names, f"; there are {', '.join(names)}")
         raise ConfigError(f"{flag}: there is no such key{hint}")

@@ -40,7 +40,7 @@ class CompilationConfig:
     pass_config: PassConfig | Mapping[str, Any] | None = None
     backend: str | None = None
     splitting_ops: Sequence[str] | None = None
-    compile_sizes: Sequence[int] | None = None
+    compile_sizes: Sequence[int | str] | None = None
     compile_ranges_endpoints: Sequence[int] | None = None
     cudagraph_capture_sizes: Sequence[int] | None = None
     max_cudagraph_capture_size: int | None = None

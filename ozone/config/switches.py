@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ozone.config import values
@@ -47,3 +47,18 @@ def add_switch(group: argparse._ActionsContainer, name: str, shown: str, dest: s
     common: dict[str, Any] = {"dest": dest, "action": SwitchAction, "means": means, "default": None}
     group.add_argument(shown, help=help, **common)
     group.add_argument(*(means.keys() - {shown}), help=argparse.SUPPRESS, **common)
+
+
+def readings(flag: str) -> Iterator[tuple[str, bool]]:
+    """Switches that `flag` may be a spelling of, likelier ones first, and whether it turns them on.
+
+    `--disable-x` may be a switch of that name, `--enable-x` turned off, or `--x` turned off.
+    """
+    name = flag.removeprefix("--")
+    on = not name.startswith("no-")
+    name = name.removeprefix("no-")
+    yield "--" + name, on
+    verb, dash, rest = name.partition("-")
+    if dash and verb in ("enable", "disable"):
+        yield f"--{'disable' if verb == 'enable' else 'enable'}-{rest}", not on
+        yield f"--{rest}", on == (verb == "enable")

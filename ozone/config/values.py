@@ -30,7 +30,7 @@ _LONGEST_SHOWN = 200
 
 
 def _bad(where: str, value: object, good: str) -> ConfigError:
-    shown = show(value)
+    shown = show(value) or "an empty word"
     shown = shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "..."
     return ConfigError(f"{where}: {shown} is not {good}")
 
@@ -145,9 +145,11 @@ def number(value: object, where: str) -> float:
 
 def text(value: object, where: str) -> str:
     """Any text; a path object counts as its path."""
-    if isinstance(value, str) or hasattr(value, "__fspath__"):
-        return str(value)
-    raise _bad(where, value, "text")
+    if not isinstance(value, str) and not hasattr(value, "__fspath__"):
+        raise _bad(where, value, "text")
+    if not str(value).strip():
+        raise ConfigError(f"{where}: a value is missing")
+    return str(value)
 
 
 def text_list(value: object, where: str) -> tuple[str, ...]:
@@ -162,6 +164,21 @@ def integer_list(minimum: int, maximum: int = _LARGEST) -> Kind:
     def kind(value: object, where: str) -> tuple[int, ...]:
         values = [value] if isinstance(value, int) else _items(value, where)
         return tuple(item(one, where) for one in values)
+
+    return kind
+
+
+# What `compile_sizes` says for the sizes that are captured; vLLM's word.
+CAPTURE_SIZES = "cudagraph_capture_sizes"
+
+
+def compile_sizes(maximum: int) -> Kind:
+    """A list of token counts from 1 to `maximum`, in which `CAPTURE_SIZES` may stand for those captured."""
+    size = integer(1, maximum)
+
+    def kind(value: object, where: str) -> tuple[int | str, ...]:
+        items = [value] if isinstance(value, int) else _items(value, where)
+        return tuple(one if one == CAPTURE_SIZES else size(one, where) for one in items)
 
     return kind
 

@@ -202,7 +202,7 @@ def test_no_slow_import(llama: str) -> None:
     ("words", "message"),
     [
         (["-cc.mod=3"], "-cc.mod: there is no such key; did you mean mode?"),
-        (["--trust-remote-code"], "--trust-remote-code: Ozone never runs code that comes with a model"),
+        (["--enable-lora"], "vLLM has --enable-lora; Ozone does not (yet): adapters are not built"),
         (["-cc.mode=NONE", "-cc.cudagraph_mode=PIECEWISE"], "contradict each other"),
         (["--port=70000"], "--port 70000: a port is 0 (any free one) to 65535"),
         (["--max-model-len=1000"], "max_position is 512"),

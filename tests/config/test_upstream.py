@@ -1,8 +1,9 @@
-"""What vLLM's users type is implemented, answered, refused, or accepted with one warning."""
+"""What vLLM's users type is implemented, refused, or accepted with one warning."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,69 +11,25 @@ import pytest
 
 from ozone.config.args import EngineArgs
 from ozone.config.command_line import ArgumentParser
-from ozone.config.keys import ENGINE_KEYS, KEYS
+from ozone.config.keys import KEYS
 from ozone.config.neutral import NEUTRAL
 from ozone.config.schema import OzoneConfig
-from ozone.config.upstream import (
-    ANSWERS,
-    IGNORED_FLAGS,
-    IGNORED_KEYS,
-    REFUSED_FLAGS,
-    REFUSED_KEYS,
-    SHORT_FLAGS,
-)
+from ozone.config.upstream import ACCEPTED_FLAGS, ACCEPTED_KEYS, REFUSED_FLAGS, REFUSED_KEYS
+from ozone.config.vllm_options import OPTIONS, SERVE, SWITCHES
 from ozone.errors import ConfigError
 
 Parse = Callable[..., EngineArgs]
 Resolved = Callable[..., OzoneConfig]
 
 DOCS = Path(__file__).parents[2] / "docs"
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+
+import flags_page  # noqa: E402
 
 
 def names(text: str) -> list[str]:
     return text.split()
 
-
-# Names of vLLM's EngineArgs fields, checked against its source.
-ENGINE_ARGS = names("""
-model served_model_name tokenizer hf_config_path runner convert skip_tokenizer_init enable_prompt_embeds
-tokenizer_mode trust_remote_code allowed_local_media_path allowed_media_domains download_dir
-safetensors_load_strategy load_format config_format dtype kv_cache_dtype seed max_model_len
-cudagraph_capture_sizes max_cudagraph_capture_size ir_op_priority distributed_executor_backend
-pipeline_parallel_size master_addr master_port nnodes node_rank distributed_timeout_seconds numa_bind
-numa_bind_nodes numa_bind_cpus tensor_parallel_size prefill_context_parallel_size
-decode_context_parallel_size dcp_comm_backend dcp_kv_cache_interleave_size cp_kv_cache_interleave_size
-data_parallel_size data_parallel_rank data_parallel_start_rank data_parallel_size_local data_parallel_address
-data_parallel_rpc_port data_parallel_hybrid_lb data_parallel_external_lb data_parallel_backend
-enable_expert_parallel enable_ep_weight_filter moe_backend all2all_backend enable_elastic_ep enable_dbo
-ubatch_size dbo_decode_token_threshold dbo_prefill_token_threshold disable_nccl_for_dp_synchronization
-eplb_config enable_eplb expert_placement_strategy max_parallel_loading_workers block_size
-enable_prefix_caching prefix_caching_hash_algo disable_sliding_window disable_cascade_attn offload_backend
-cpu_offload_gb cpu_offload_params offload_group_size offload_num_in_group offload_prefetch_step
-offload_params gpu_memory_utilization kv_cache_memory_bytes max_num_batched_tokens max_num_partial_prefills
-max_long_partial_prefills long_prefill_token_threshold max_num_seqs max_logprobs logprobs_mode
-disable_log_stats aggregate_engine_logging revision code_revision hf_token hf_overrides tokenizer_revision
-quantization quantization_config allow_deprecated_quantization enforce_eager disable_custom_all_reduce
-language_model_only limit_mm_per_prompt enable_mm_embeds interleave_mm_strings media_io_kwargs
-mm_processor_kwargs mm_processor_cache_gb mm_processor_cache_type mm_shm_cache_max_object_size_mb
-mm_encoder_only mm_encoder_tp_mode mm_encoder_attn_backend mm_encoder_attn_dtype io_processor_plugin
-renderer_num_workers skip_mm_profiling video_pruning_rate mm_tensor_ipc enable_lora max_loras max_lora_rank
-default_mm_loras fully_sharded_loras max_cpu_loras lora_dtype lora_target_modules enable_tower_connector_lora
-specialize_active_lora ray_workers_use_nsight num_gpu_blocks_override model_loader_extra_config
-ignore_patterns enable_chunked_prefill disable_chunked_mm_input scheduler_reserve_full_isl
-disable_hybrid_kv_cache_manager structured_outputs_config reasoning_parser reasoning_parser_plugin
-speculative_config show_hidden_metrics_for_version otlp_traces_endpoint collect_detailed_traces
-kv_cache_metrics kv_cache_metrics_sample cudagraph_metrics enable_layerwise_nvtx_tracing enable_mfu_metrics
-enable_logging_iteration_details enable_mm_processor_stats scheduling_policy scheduler_cls pooler_config
-compilation_config attention_config mamba_config kernel_config enable_flashinfer_autotune worker_cls
-worker_extension_cls profiler_config kv_transfer_config kv_events_config ec_transfer_config reasoning_config
-generation_config enable_sleep_mode override_generation_config model_impl override_attention_dtype
-attention_backend calculate_kv_scales kv_cache_dtype_skip_layers mamba_cache_dtype mamba_ssm_cache_dtype
-mamba_block_size mamba_cache_mode mamba_backend additional_config use_tqdm_on_load pt_load_map_location
-logits_processors async_scheduling stream_interval kv_sharing_fast_prefill optimization_level performance_mode
-kv_offloading_size kv_offloading_backend tokens_only weight_transfer_config fail_on_environ_validation
-gdn_prefill_backend swap_space task rope_scaling rope_theta linear_backend
-""")
 
 COMPILATION_CONFIG = names("""
 level mode debug_dump_path cache_dir compile_cache_save_format backend custom_ops ir_enable_torch_wrap
@@ -80,7 +37,8 @@ splitting_ops compile_mm_encoder cudagraph_mm_encoder encoder_cudagraph_token_bu
 encoder_cudagraph_max_vision_items_per_batch encoder_cudagraph_max_frames_per_batch compile_sizes
 compile_ranges_endpoints inductor_compile_config inductor_passes cudagraph_mode cudagraph_num_of_warmups
 cudagraph_capture_sizes cudagraph_copy_inputs cudagraph_specialize_lora use_inductor_graph_partition
-max_cudagraph_capture_size dynamic_shapes_config fast_moe_cold_start
+max_cudagraph_capture_size dynamic_shapes_config fast_moe_cold_start cudagraph_decoder_replay
+decoder_replay_cudagraph_capture_sizes decoder_replay_trim_threshold
 """)
 
 PASS_CONFIG = names("""
@@ -92,7 +50,7 @@ fi_allreduce_fusion_max_size_mb sp_min_token_num
 
 KERNEL_CONFIG = names("""
 ir_op_priority enable_flashinfer_autotune moe_backend linear_backend enable_cutedsl_warmup enable_jit_warmup
-enable_bf16x3_router_gemm
+enable_bf16x3_router_gemm monokernel sparse_indexer_topk_backend enable_rocm_segmented_attn_autotune
 """)
 
 IMPLEMENTED = {field.name for field in dataclasses.fields(EngineArgs)} - {"ignored"}
@@ -103,30 +61,67 @@ ALL_KEYS = (
 )
 
 
-@pytest.mark.parametrize("name", ENGINE_ARGS)
-def test_every_argument_of_vllm_has_one_status(name: str) -> None:
-    places = [name in place for place in (IMPLEMENTED, ANSWERS, REFUSED_FLAGS, IGNORED_FLAGS)]
-    assert places.count(True) == 1
+SERVE_FLAGS = flags_page.serve_flags()
+# A value of each shape that is no option's default.
+ASKING = {
+    "switch": None,
+    "flag": None,
+    "int": "7",
+    "size": "7k",
+    "float": "0.5",
+    "json": '{"a": 1}',
+    "words": "a",
+    "text": "a",
+}
+
+
+def words_of(name: str) -> list[str]:
+    """`name` on a command line, asking for something."""
+    option, flag = OPTIONS[name], flags_page.flag(name)
+    if option.default == "true":
+        return ["--no-" + flag[2:]]
+    words = {"load_format": "safetensors", "model_impl": "transformers"}.get(name, ASKING[option.shape])
+    return [flag] if words is None else [flag, words]
+
+
+@pytest.mark.parametrize("name", SERVE)
+def test_every_option_of_vllm_has_one_answer(name: str) -> None:
+    implemented = flags_page.flag(name) in SERVE_FLAGS
+    assert [implemented, name in REFUSED_FLAGS, name in ACCEPTED_FLAGS].count(True) == 1
+
+
+def test_only_vllms_options_are_answered() -> None:
+    assert (REFUSED_FLAGS.keys() | ACCEPTED_FLAGS.keys()) <= OPTIONS.keys()
+    assert not IMPLEMENTED & (REFUSED_FLAGS.keys() | ACCEPTED_FLAGS.keys())
 
 
 @pytest.mark.parametrize("key", ALL_KEYS)
-def test_every_key_of_vllms_config_objects_has_one_status(key: str) -> None:
-    assert [key in place for place in (KEYS, REFUSED_KEYS, IGNORED_KEYS)].count(True) == 1
+def test_every_key_of_vllms_config_objects_has_one_answer(key: str) -> None:
+    assert [key in place for place in (KEYS, REFUSED_KEYS, ACCEPTED_KEYS)].count(True) == 1
 
 
-def test_no_name_has_two_statuses() -> None:
-    assert not IMPLEMENTED & (ANSWERS.keys() | REFUSED_FLAGS.keys() | IGNORED_FLAGS.keys())
-    assert not KEYS.keys() & (REFUSED_KEYS.keys() | IGNORED_KEYS.keys())
-    assert set(SHORT_FLAGS.values()) <= set(REFUSED_FLAGS)
+def test_no_key_has_two_answers() -> None:
+    assert not KEYS.keys() & (REFUSED_KEYS.keys() | ACCEPTED_KEYS.keys())
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--trust-remote-code", "--trust-remote-code: Ozone never runs code that comes with a model"),
-        ("--trust_remote_code", "--trust-remote-code: Ozone never runs code"),
-        ("--gpu-memory-utilization 0.9", "--kv-cache-memory-bytes, for example 2G"),
-        ("--gpu_memory_utilization=0.9", "there is no GPU here"),
+        ("--load-format dummy", "vLLM has --load-format dummy; Ozone does not (yet): it knows auto, hf, saf"),
+        ("-dp 2", "vLLM has -dp; Ozone does not (yet): start several servers"),
+        ("-n 2", "vLLM has -n; Ozone does not (yet)"),
+        ("-sc.method ngram", "vLLM has -sc.method; Ozone does not (yet): speculative decoding"),
+        ("--kv-transfer-config.kv_role=both", "vLLM has --kv-transfer-config.kv_role; Ozone does not (yet)"),
+        ("--enable-sleep-mode", "vLLM has --enable-sleep-mode; Ozone does not (yet)"),
+        ("--no-disable-sliding-window=false", "vLLM has --no-disable-sliding-window; Ozone does not (yet)"),
+        ("--swap-space x", "--swap-space: x is not a number"),
+        ("--swap-space", "--swap-space: a value is missing"),
+        ("--swap-space -O1", "--swap-space: a value is missing"),
+        ("--gpu-memory-utilization=much", "--gpu-memory-utilization: much is not a number"),
+        ("--limit-mm-per-prompt image=2", "--limit-mm-per-prompt: image=2 is not JSON"),
+        ("--trust-remote-code=perhaps", "--trust-remote-code: perhaps is not a boolean"),
+        ("--master-port=x", "--master-port: x is not an integer"),
+        ("--gpu-memory-utilisation 0.9", "did you mean --gpu-memory-utilization?"),
         ("--quantization-config {1}", "vLLM has --quantization-config; Ozone does not (yet): the checkpoint"),
         ("-pp 2", "vLLM has -pp; Ozone does not (yet)"),
         ("--enable-lora", "vLLM has --enable-lora; Ozone does not (yet): adapters are not built"),
@@ -140,8 +135,6 @@ def test_no_name_has_two_statuses() -> None:
             "vLLM has -cc.use_inductor_graph_partition; Ozone does not (yet)",
         ),
         ("-cc.pass_config.enable_sp=1", "vLLM has -cc.pass_config.enable_sp; Ozone does not (yet)"),
-        ("--kernel-config.moe_backend=x", "vLLM has --kernel-config.moe_backend; Ozone does not (yet)"),
-        ("--kernel-config.ir_op_priority.rms_norm=x", "vLLM has --kernel-config.ir_op_priority.rms_norm"),
     ],
 )
 def test_what_ozone_has_not_is_said_in_one_line(
@@ -155,26 +148,55 @@ def test_what_ozone_has_not_is_said_in_one_line(
     assert line.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", IGNORED_FLAGS)
+@pytest.mark.parametrize("name", REFUSED_FLAGS)
+def test_a_flag_that_ozone_has_not_is_refused(
+    parse: Parse, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    option = OPTIONS[name]
+    words = [flags_page.flag(name), *([] if option.shape in SWITCHES else ["77"])]
+    with pytest.raises(SystemExit):
+        parse(*words)
+    assert f"vLLM has {words[0]}; Ozone does not (yet): {REFUSED_FLAGS[name]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ACCEPTED_FLAGS)
 def test_a_flag_without_effect_gives_one_warning(resolved: Resolved, name: str) -> None:
-    flag = "--" + name.replace("_", "-")
-    words = [flag, "4"] if IGNORED_FLAGS[name].takes_value else [flag]
-    config = resolved(*words, *words)
-    assert len(config.notices) == 1
-    assert config.notices[0].startswith(f"{flag} is accepted without effect: ")
-    assert all(setting.origin != "user" for setting in config.settings.values())
+    words = words_of(name)
+    config = resolved(*words, *words, "-O1")
+    assert config.notices == (f"{words[0]} is accepted without effect: {ACCEPTED_FLAGS[name]}",)
+    assert [key for key, setting in config.settings.items() if setting.origin == "user"] == [
+        "optimization_level"
+    ]
 
 
-@pytest.mark.parametrize("name", IGNORED_FLAGS)
+@pytest.mark.parametrize("name", ACCEPTED_FLAGS)
 def test_an_argument_without_effect_gives_one_warning(
     resolved_kwargs: Callable[..., OzoneConfig], name: str
 ) -> None:
-    config = resolved_kwargs(**{name: 4})
-    assert len(config.notices) == 1
-    assert name in config.notices[0]
+    word = words_of(name)[1:]
+    config = resolved_kwargs(**{name: word[0] if word else OPTIONS[name].default != "true"})
+    assert config.notices == (f"{name} is accepted without effect: {ACCEPTED_FLAGS[name]}",)
 
 
-@pytest.mark.parametrize("key", IGNORED_KEYS)
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        ("--attention-config.backend=FLASH_ATTN", "--attention-config"),
+        ("-ac.backend FLASH_ATTN -ac.flash_attn_version=3", "--attention-config"),
+        ('-ac {"backend":"FLASH_ATTN"}', "--attention-config"),
+        ("--limit-mm-per-prompt.image 2", "--limit-mm-per-prompt"),
+        ("--gpu_memory_utilization=0.9 --gpu-memory-utilization 0.8", "--gpu-memory-utilization"),
+        ("--ignore-patterns a b", "--ignore-patterns"),
+        ("--trust_remote_code=yes", "--trust-remote-code"),
+        ("--enable-log-stats=false", "--enable-log-stats"),
+    ],
+)
+def test_other_spellings_of_flags_without_effect(resolved: Resolved, words: str, flag: str) -> None:
+    (notice,) = resolved(*words.split(), "-O1").notices
+    assert notice.startswith(f"{flag} is accepted without effect: ")
+
+
+@pytest.mark.parametrize("key", ACCEPTED_KEYS)
 def test_a_key_without_effect_gives_one_warning(resolved: Resolved, key: str) -> None:
     flag = key.replace("compilation_config", "-cc").replace("kernel_config", "--kernel-config")
     config = resolved(f"{flag}=1", f"{flag}=2")
@@ -191,8 +213,11 @@ def test_whole_objects_without_effect_are_accepted(resolved: Resolved) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"trust_remote_code": True}, "trust_remote_code: Ozone never runs code"),
-        ({"gpu_memory_utilization": 0.9}, "gpu_memory_utilization: there is no GPU here"),
+        ({"gpu_memory_utilization": "x"}, "gpu_memory_utilization: x is not a number"),
+        ({"swap_space": True}, "swap_space: a value is missing"),
+        ({"limit_mm_per_prompt": 3}, "limit_mm_per_prompt: 3 is not a JSON object or list"),
+        ({"port": 8000}, "port belongs to `ozone serve`"),
+        ({"kv_cache_memory": 1, "kv_cache_memory_bytes": 2}, "two names of one argument"),
         ({"device": "cuda"}, "vLLM has device; Ozone does not (yet)"),
         ({"compilation_config": {"level": 3}}, "vLLM has -cc.level; Ozone does not (yet): say -O0 to -O3"),
     ],
@@ -220,6 +245,7 @@ def test_arguments_that_are_switched_off_ask_for_nothing() -> None:
         {"compilation_config": {"use_inductor_graph_partition": False, "inductor_passes": {}}},
         {"compilation_config": {"pass_config": {"enable_sp": False}, "level": None}},
         {"kernel_config": {"moe_backend": "auto"}},
+        {"gpu_memory_utilization": 0.92, "swap_space": 4, "cpu_offload_gb": 0.0, "async_scheduling": None},
     ],
     ids=str,
 )
@@ -238,7 +264,9 @@ def test_values_that_ask_for_nothing_are_let_through(kwargs: dict[str, object]) 
         "--runner generate --device cpu",
         "--limit-mm-per-prompt {} --hf-overrides={}",
         "--quantization None",
-        "--no-enable-lora --enable-lora=false --no-trust-remote-code",
+        "--no-enable-lora --enable-lora=false --no-trust-remote-code --disable-lora --disable-lora=true",
+        "--no-disable-sliding-window --enable-sliding-window --disable-expert-parallel -ep=false",
+        "-sc none -dp=1 -n 1 -r 0 -asc 1",
         "-cc.use_inductor_graph_partition=False -cc.pass_config.enable_sp=false",
         "--kernel-config.moe_backend=auto",
     ],
@@ -255,7 +283,6 @@ def test_flags_that_ask_for_nothing_are_let_through(parse: Parse, words: str) ->
         {"pipeline_parallel_size": 2},
         {"load_format": "dummy"},
         {"runner": "pooling"},
-        {"limit_mm_per_prompt": {"image": 1}},
         {"enable_lora": True},
         {"data_parallel_size": 0},
         {"device": "cuda"},
@@ -268,9 +295,42 @@ def test_other_values_of_the_same_arguments_are_refused(kwargs: dict[str, object
         EngineArgs.from_kwargs(**kwargs)
 
 
-def test_only_what_is_refused_has_values_that_ask_for_nothing() -> None:
-    assert NEUTRAL.keys() <= ANSWERS.keys() | REFUSED_FLAGS.keys() | REFUSED_KEYS.keys()
+def test_only_what_ozone_has_not_has_values_that_ask_for_nothing() -> None:
+    assert NEUTRAL.keys() <= (
+        ACCEPTED_FLAGS.keys() | ACCEPTED_KEYS.keys() | REFUSED_FLAGS.keys() | REFUSED_KEYS.keys()
+    )
     assert all(word == word.lower() for words in NEUTRAL.values() for word in words)
+
+
+@pytest.mark.parametrize("name", [*ACCEPTED_FLAGS, *REFUSED_FLAGS])
+def test_vllms_own_defaults_ask_for_nothing(parse: Parse, name: str) -> None:
+    option, flag = OPTIONS[name], flags_page.flag(name)
+    if option.default == "-" or option.shape in ("words", "flag"):
+        words = [] if option.shape not in ("switch", "flag") else [f"{flag}=false"]
+    else:
+        words = [f"{flag}={option.default}"]
+    assert parse(*words).user_settings() == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("--disable-prefix-caching", False),
+        ("--no-disable-prefix-caching", True),
+        ("--disable_prefix_caching=false", True),
+        ("--enable-prefix-caching --disable-prefix-caching", False),
+        ("--disable-prefix-caching --enable-prefix-caching", True),
+    ],
+)
+def test_the_opposite_of_a_switch(parse: Parse, words: str, value: bool) -> None:
+    settings, _ = parse(*words.split()).user_settings()
+    assert settings["cache.enable_prefix_caching"].value is value
+
+
+def test_every_switch_has_its_opposite(parse: Parse) -> None:
+    settings, _ = parse("--disable-flashinfer-autotune", "--disable-chunked-prefill").user_settings()
+    assert [given.value for given in settings.values()] == [False, False]
+    assert not parse("--enforce-eager", "--disable-enforce-eager").user_settings()[0]
 
 
 def test_a_command_line_without_an_engine_knows_no_such_flags(capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,32 +339,19 @@ def test_a_command_line_without_an_engine_knows_no_such_flags(capsys: pytest.Cap
     assert "there is no flag --pipeline-parallel-size" in capsys.readouterr().err
 
 
-def sections(page: str) -> dict[str, str]:
-    """The page's parts by their headings."""
-    parts = page.split("\n## ")
-    return {part.splitlines()[0]: part for part in parts[1:]}
+def test_the_docs_show_every_flag_and_key() -> None:
+    page = flags_page.PAGE.read_text()
+    for key in KEYS.values():
+        assert f"`{key.flag}`" in page
 
 
-def test_the_docs_list_every_name_under_its_status() -> None:
-    page = sections((DOCS / "flags.md").read_text())
-    flags = {name: "--" + name.replace("_", "-") for name in (*ANSWERS, *REFUSED_FLAGS, *IGNORED_FLAGS)}
-    for key in ENGINE_KEYS.values():
-        assert f"`{key.flag}`" in page["Flags of the engine"]
-    for key in KEYS.keys() - ENGINE_KEYS.keys():
-        assert f"`{KEYS[key].flag}`" in page["Config objects"]
-    for name in ANSWERS:
-        assert f"`{flags[name]}`" in page["Answered"]
-    for name in (*IGNORED_FLAGS, *IGNORED_KEYS):
-        assert f"`{flags.get(name, name)}`" in page["Accepted without effect"]
-    for name in (*REFUSED_FLAGS, *REFUSED_KEYS):
-        assert f"`{flags.get(name, name)}`" in page["Refused"]
-    rows = [
-        line.split("|")[1:3] for line in page["Values that ask for nothing"].splitlines() if line[:3] == "| `"
-    ]
-    shown = {(value.strip(), name.strip()) for value, names in rows for name in names.split(",")}
-    for name, words in NEUTRAL.items():
-        for word in words:
-            assert (f"`{word}`", f"`{flags.get(name, name)}`") in shown
+def test_the_docs_are_made_from_the_tables() -> None:
+    page = flags_page.PAGE.read_text()
+    assert page == flags_page.current_page(), "run python tools/flags_page.py"
+
+
+def test_the_counts_are_of_all_options() -> None:
+    assert [sum(row[column] for row in flags_page.counts()) for column in (1, 2, 3)] == [322, 411, 461]
 
 
 def test_the_docs_show_the_table_of_levels() -> None:

@@ -146,7 +146,7 @@ def test_a_wrong_request_is_one_clear_line_and_the_engine_goes_on(llm: LLM, call
         ({"optimisation_level": 2}, "optimization_level"),
         ({"compilation_config": {"cudagraph_mod": "FULL"}}, "cudagraph_mode"),
         ({"dtype": "float17"}, "float16"),
-        ({"limit_mm_per_prompt": {"image": 1}}, "vLLM"),
+        ({"data_parallel_size": 2}, "vLLM"),
         ({"model": "/no/such/model"}, "/no/such/model"),
     ],
 )
