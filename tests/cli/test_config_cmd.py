@@ -204,7 +204,7 @@ def test_no_slow_import(llama: str) -> None:
         (["-cc.mod=3"], "-cc.mod: there is no such key; did you mean mode?"),
         (["--enable-lora"], "vLLM has --enable-lora; Ozone does not (yet): adapters are not built"),
         (["-cc.mode=NONE", "-cc.cudagraph_mode=PIECEWISE"], "contradict each other"),
-        (["--port=70000"], "--port 70000: a port is 0 (any free one) to 65535"),
+        (["--port=70000"], "--port: 70000 is not allowed; it must be at most 65535"),
         (["--max-model-len=1000"], "max_position is 512"),
     ],
 )
