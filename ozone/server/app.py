@@ -15,6 +15,7 @@ from ozone.server.answers import VERSION
 from ozone.server.auth import ApiKeyMiddleware
 from ozone.server.context import ServerContext
 from ozone.server.errors import install_error_handlers
+from ozone.server.hosts import HostMiddleware, HostRules, checks_hosts
 from ozone.server.operations import add_operator_routes
 from ozone.server.paths import RequestLineMiddleware
 from ozone.server.request_ids import RequestIdHeaderMiddleware
@@ -45,6 +46,8 @@ def create_app(state: ServerState) -> FastAPI:
     install_error_handlers(app)
     if settings.api_keys:
         app.add_middleware(ApiKeyMiddleware, api_keys=settings.api_keys)
+    if checks_hosts(settings):
+        app.add_middleware(HostMiddleware, rules=HostRules(settings))
     if settings.request_id_headers:
         app.add_middleware(RequestIdHeaderMiddleware)
     if settings.allowed_origins:  # Outside what refuses, so that a refusal carries the headers too.

@@ -76,6 +76,14 @@ class ServerSettings:
         default=f"${' or $'.join(API_KEY_VARIABLES)}, else open",
         vllm="$VLLM_API_KEY, else open",
     )
+    allowed_hosts: tuple[str, ...] = flag(
+        text_list,
+        "names besides its own that the server answers to, with commas between; *.example.com and * too",
+        (),
+        metavar="NAMES",
+        default="see server.md",
+        vllm="",
+    )
     allowed_origins: tuple[str, ...] = flag(
         text_list, "CORS origins, such as '[\"https://a.example\"]'", (), metavar="JSON"
     )
