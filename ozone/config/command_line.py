@@ -10,7 +10,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ozone.config import values
 from ozone.config.args import LEAF_FLAGS, EngineArgs, set_eager
@@ -28,9 +28,14 @@ from ozone.config.leaves import EAGER_FLAG, Leaves
 from ozone.config.switches import SwitchAction, readings
 from ozone.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ozone.config.config_file import FileSetting
+
 _OBJECT = re.compile(r"(-cc|--compilation-config|--kernel-config)(?:\.([^=+]+?))?(\+?=)(.*)", re.DOTALL)
 _OBJECT_FLAGS = {"-cc": COMPILATION, "--compilation-config": COMPILATION, "--kernel-config": KERNEL}
 _LEVEL = re.compile(r"-O=?(.+)", re.DOTALL)
+CONFIG_FLAG = "--config"
+_KINDS = {key.name: key.kind for key in ENGINE_KEYS.values()}
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+(e[+-]?\d+)?$", re.IGNORECASE)
 
 
@@ -53,13 +58,94 @@ class ArgumentParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         try:
-            words = self._respell(list(sys.argv[1:] if args is None else args))
+            words, file = self._take_config_file(list(sys.argv[1:] if args is None else args))
+            words = self._respell(words)
+            if file is not None:
+                namespace = namespace or argparse.Namespace()
+                self._apply_config_file(file, words, namespace)
             parsed, rest = super().parse_known_args(words, namespace)
             for flag, reason in self._accepted.items():
                 _leaves(parsed).ignore(flag, reason)
             return parsed, rest
         except ConfigError as error:
             self.error(str(error))
+
+    def _take_config_file(self, words: list[str]) -> tuple[list[str], str | None]:
+        """The words without `--config FILE`, and the file."""
+        if CONFIG_FLAG not in self._option_string_actions:
+            return words, None
+        others: list[str] = []
+        files: list[str] = []
+        waiting = deque(words)
+        while waiting:
+            word = waiting.popleft()
+            if word == "--":
+                others += [word, *waiting]
+                break
+            if word == CONFIG_FLAG and waiting:
+                files.append(waiting.popleft())
+            elif word == CONFIG_FLAG or word.startswith(CONFIG_FLAG + "="):
+                files.append(word.partition("=")[2])
+            else:
+                others.append(word)
+        if len(files) > 1:
+            raise ConfigError(f"{CONFIG_FLAG} is given {len(files)} times; there can be one file")
+        if files and not files[0]:
+            raise ConfigError(f"{CONFIG_FLAG}: a value is missing")
+        return others, files[0] if files else None
+
+    def _apply_config_file(self, path: str, words: list[str], namespace: argparse.Namespace) -> None:
+        """Do what the file says, but for what the command line's `words` say otherwise."""
+        from ozone.config.config_file import read_config_file
+
+        known = self._option_string_actions
+        typed = {known[flag].dest for word in words if (flag := word.partition("=")[0]) in known}
+        for setting in read_config_file(path):
+            try:
+                self._apply_setting(setting, typed, namespace)
+            except (ConfigError, argparse.ArgumentError) as error:
+                message = error.message if isinstance(error, argparse.ArgumentError) else str(error)
+                name = "" if self._flag_of(setting) in message else f"{setting.name}: "
+                raise ConfigError(f"{path} line {setting.line}: {name}{message}") from None
+
+    def _apply_setting(self, setting: FileSetting, typed: set[str], namespace: argparse.Namespace) -> None:
+        words = self._respell(self._words_of(setting))
+        if not words:
+            return
+        flag, equals, value = words[0].partition("=")
+        action = self._option_string_actions[flag]
+        if isinstance(action, argparse._HelpAction) or flag == CONFIG_FLAG:
+            raise ConfigError("it belongs on a command line")
+        if action.dest in typed and not isinstance(action, _LeavesAction):
+            return
+        values = self._get_values(action, [value] if equals else words[1:])
+        if action.dest in _KINDS and action.nargs != 0:
+            _KINDS[action.dest](values, flag)
+        positional = next((one for one in self._actions if one.dest == "model_argument"), None)
+        if action.dest == "model" and positional is not None:
+            positional.default = values  # stands where the command line names no model
+        else:
+            action(self, namespace, values, flag)
+
+    @staticmethod
+    def _flag_of(setting: FileSetting) -> str:
+        name, dot, path = setting.name.partition(".")
+        return "--" + name.replace("_", "-") + dot + path
+
+    def _words_of(self, setting: FileSetting) -> list[str]:
+        """A line of a config file as words of a command line; none where it says nothing."""
+        from ozone.config.config_file import word, words
+
+        flag = self._flag_of(setting)
+        action = self._option_string_actions.get(flag)
+        if setting.value is None:
+            return []
+        if isinstance(setting.value, list) and (action is None or action.nargs == "+") and "." not in flag:
+            return [flag, *words(setting.value)] if setting.value else []
+        if isinstance(setting.value, bool) and action is not None and action.nargs == 0:
+            has_opposite = self._respell_switch(flag, "false") != [f"{flag}=false"]
+            return [f"{flag}={word(setting.value)}"] if has_opposite else [flag] * setting.value
+        return [f"{flag}={word(setting.value)}"]
 
     def _respell(self, words: list[str]) -> list[str]:
         """The command line in argparse's own terms; `ConfigError` on an unknown flag."""
@@ -228,6 +314,11 @@ def add_engine_arguments(
     for key in ENGINE_KEYS.values():
         if key.name != "model" or model != "positional":
             _add_key(groups.get(key.key.partition(".")[0], levels), key)
+    parser.add_argument(
+        CONFIG_FLAG,
+        metavar="FILE",
+        help="flags in YAML, such as `max-model-len: 4096`; what the command line says as well, it decides",
+    )
     _add_objects(levels)
     _add_leaf_flags(levels)
 

@@ -180,7 +180,6 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     ),
     "there is no such endpoint": "enable_scale_out",
     "documentation is at /docs": "enable_offline_docs",
-    "give its lines as flags": "config",
     "there is nothing of that kind to configure": (
         "additional_config fail_on_environ_validation watchdog_config watermark_config"
     ),
