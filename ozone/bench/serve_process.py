@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ozone.bench.child import child_failure
 
-_SERVING = re.compile(r"^Serving .* at (http://\S+)/v1$")
+_SERVING = re.compile(r"Serving .* at (http://\S+)/v1$")
 _STOP_SECONDS = 30.0
 
 
@@ -65,7 +65,7 @@ class OwnServer:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._lines.append(line.rstrip("\n"))
-            match = _SERVING.match(self._lines[-1])
+            match = _SERVING.search(self._lines[-1])
             if match is not None:
                 self._said.put(match[1])
         self._said.put(None)

@@ -73,13 +73,14 @@ _ACCEPTED_FLAGS: Mapping[str, str] = {
     "what is captured does not depend on the length": "max_seq_len_to_capture",
     "the level decides: say -O0 to -O3": "performance_mode",
     "Ozone's own figures are at /metrics and /startup": (
-        "disable_log_stats kv_cache_metrics kv_cache_metrics_sample cudagraph_metrics "
+        "kv_cache_metrics kv_cache_metrics_sample cudagraph_metrics "
         "enable_layerwise_nvtx_tracing enable_mfu_metrics enable_logging_iteration_details "
         "per_request_spec_decode_metrics show_hidden_metrics_for_version"
     ),
-    "no answer's text is logged": "enable_log_deltas",
+    "--enable-log-outputs logs an answer when it ends": "enable_log_deltas",
+    "/load always counts requests": "enable_server_load_tracking",
+    "/docs always works offline": "enable_offline_docs",
     "an error of the program is always logged with its traceback": "log_error_stack",
-    "--disable-uvicorn-access-log switches the lines of all paths off": "disable_access_log_for_endpoints",
     "--max-request-bytes is the limit of a request": "h11_max_incomplete_event_size h11_max_header_count",
     "there is no endpoint of that kind": (
         "cohere_is_reasoning_model cohere_format anthropic_disabled_thinking_effort"
@@ -160,7 +161,7 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     "use --generation-config, or send the values with the request": "override_generation_config",
     "there are /metrics and /startup": (
         "otlp_traces_endpoint collect_detailed_traces custom_histogram_buckets profiler_config "
-        "enable_per_request_metrics enable_server_load_tracking"
+        "enable_per_request_metrics"
     ),
     "a server that is not wanted is stopped": (
         "enable_sleep_mode sleep_mode_backend sleep_mode_offload_cudagraph sleep_preserve_parameter_names"
@@ -168,9 +169,7 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     "templates are rendered as they stand": (
         "chat_template_content_format trust_request_chat_template default_chat_template_kwargs response_role"
     ),
-    "the log goes to stderr; -v and --uvicorn-log-level say how much of it": (
-        "logging_config log_level log_config_file enable_log_outputs max_log_len"
-    ),
+    "use --log-config-file and --log-level": "logging_config",
     "the server listens on one address, over HTTP": "uds grpc grpc_port",
     "a proxy in front of the server can do that": (
         "ssl_ca_certs ssl_cert_reqs ssl_ciphers enable_ssl_refresh middleware sse_keep_alive_interval"
@@ -179,7 +178,6 @@ _REFUSED_FLAGS: Mapping[str, str] = {
         "return_tokens_as_token_ids enable_prompt_tokens_details enable_force_include_usage"
     ),
     "there is no such endpoint": "enable_scale_out",
-    "documentation is at /docs": "enable_offline_docs",
     "there is nothing of that kind to configure": (
         "additional_config fail_on_environ_validation watchdog_config watermark_config"
     ),

@@ -17,12 +17,17 @@ from ozone.config.values import Kind, show
 from ozone.config.vllm_options import OPTIONS, SWITCHES, find
 from ozone.errors import ConfigError
 
+# What scripts also pass to vLLM's `LLM`.
+_SERVERS_LOG = frozenset({"disable_log_stats"})
+
 
 def answer(name: str, value: object, spelled: str) -> str | None:
     """Why vLLM's option `name` changes nothing, as a warning's reason; None where `value` asks for nothing.
 
     `ConfigError` where it asks for something that Ozone has not, or where its value is none.
     """
+    if name in _SERVERS_LOG:
+        return None if asks_for_nothing(name, value) else "only `ozone serve` has such log lines"
     if name not in ACCEPTED_FLAGS and name not in REFUSED_FLAGS:
         raise ConfigError(f"{spelled} belongs to `ozone serve`: it has no meaning here")
     if asks_for_nothing(name, value):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import sys
+
+logger = logging.getLogger("ozone")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Load the model that `argv` names and serve it until a signal; returns the exit code."""
     from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
-    from ozone.entrypoints.console import start_logging
     from ozone.entrypoints.startup import StartupTimer, process_start_time
     from ozone.server.flags import add_server_arguments, server_settings
     from ozone.server.listener import bind
+    from ozone.server.logs import start_server_logging
 
     timer = StartupTimer(process_start_time())
     parser = ArgumentParser(
@@ -25,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     add_server_arguments(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="show every phase of the start")
     namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    start_logging()
     settings = server_settings(namespace)
+    start_server_logging(settings)
 
     args = engine_args(namespace)
     listener = bind(settings)
@@ -39,8 +42,11 @@ def main(argv: list[str] | None = None) -> int:
             importlib.import_module("ozone.server.run")
 
     loaded = load(args, timer=timer, meanwhile=import_server, compile_apart=True)
-    print(timer.table() if namespace.verbose else timer.line(), file=sys.stderr)
-    print(loaded.memory.line(), file=sys.stderr, flush=True)
+    if namespace.verbose:
+        print(timer.table(), file=sys.stderr, flush=True)
+    else:
+        logger.info(timer.line())
+    logger.info(loaded.memory.line())
     from ozone.server.run import run_server
 
     state = server_state(loaded, settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -18,10 +17,9 @@ from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
+from ozone.server.request_log import OutputLog, log_request
 from ozone.server.requests import GenerationRequest
 from ozone.server.streaming import EventStream
-
-logger = logging.getLogger(__name__)
 
 VERSION = importlib.metadata.version("ozone-llm")
 
@@ -126,12 +124,15 @@ async def answer_with(
     generation.submit(
         prompts, params, priority=body.priority, cache_salt=body.cache_salt, arrival_time=arrival_time
     )
-    if context.state.settings.log_requests:
-        lengths = [len(prompt) for prompt in prompts]
-        logger.info("%s: prompt tokens %s, %s", answer.envelope.id, lengths, params[0])
+    settings = context.state.settings
+    if settings.log_requests:
+        log_request(answer.envelope.id, prompts, params[0])
+    outputs = OutputLog(answer.envelope.id, settings) if settings.log_outputs else None
     if body.stream:
-        return EventStream(generation, answer.events)
+        return EventStream(generation, answer.events, outputs)
     with generation.watch(request.receive):
         async for arrivals in generation.batches():
             answer.add(arrivals)
+            if outputs is not None:
+                outputs.add(arrivals)
     return json_response(answer.whole())

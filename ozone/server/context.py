@@ -12,6 +12,7 @@ from typing import TypeVar
 from ozone.errors import QueueFullError, RequestError
 from ozone.server.errors import ModelNotFoundError
 from ozone.server.generation import DeltaBridge, Generation
+from ozone.server.load_log import log_load
 from ozone.server.metrics import ServerMetrics
 from ozone.server.state import ServerState
 
@@ -38,11 +39,14 @@ class ServerContext:
     async def running(self) -> AsyncIterator[None]:
         """Bind to the running loop and watch the engine's health until the app stops."""
         self._bridge = DeltaBridge(asyncio.get_running_loop())
-        watch = asyncio.create_task(self._watch_engine())
+        watches = [asyncio.create_task(self._watch_engine())]
+        if self.state.settings.log_stats:
+            watches.append(asyncio.create_task(log_load(self.state.engine)))
         try:
             yield
         finally:
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             self._workers.shutdown(wait=False, cancel_futures=True)
 
     @property

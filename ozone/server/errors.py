@@ -10,10 +10,12 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from ozone.errors import OzoneError, RequestError
 from ozone.server.generation import ClientDisconnectedError
 from ozone.server.paths import allowed_methods, nothing_there, route_path
+from ozone.server.refusals import log_refusal
 
 _TYPES = {
     401: "authentication_error",
@@ -41,14 +43,28 @@ def error_body(error: RequestError) -> dict[str, Any]:
     return {"error": {"message": str(error), "type": kind, "param": error.param, "code": code}}
 
 
+class ErrorResponse(Response):
+    """An error as a whole HTTP response; the log gets its reason when it is sent."""
+
+    media_type = "application/json"
+
+    def __init__(self, error: RequestError, headers: Mapping[str, str]) -> None:
+        super().__init__(orjson.dumps(error_body(error)), error.status, headers)
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        log_refusal(scope, self._error)
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as a whole HTTP response."""
+    """An error as a response, with the headers that belong to its status."""
     headers = dict(headers or {})
     if error.status == 429:
         headers["Retry-After"] = "1"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(orjson.dumps(error_body(error)), error.status, headers, "application/json")
+    return ErrorResponse(error, headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -95,6 +95,12 @@ class ServerSettings:
     root_path: str = flag(_root_path, "path under which a proxy publishes this server", "", metavar="PATH")
     ssl_keyfile: str | None = flag(_file, "private key for HTTPS", None, metavar="FILE")
     ssl_certfile: str | None = flag(_file, "certificate for HTTPS", None, metavar="FILE")
+    log_level: str = flag(
+        choice("debug", "info", "warning", "error", "critical"),
+        "what Ozone logs: debug, info, warning, error or critical",
+        "info",
+        metavar="LEVEL",
+    )
     uvicorn_log_level: str = flag(
         choice("debug", "info", "warning", "error", "critical", "trace"),
         "what uvicorn logs: debug, info (adds a line per request), warning, error, critical or trace",
@@ -108,11 +114,36 @@ class ServerSettings:
         True,
         flag="--disable-uvicorn-access-log",
     )
+    quiet_paths: tuple[str, ...] = flag(
+        text_list,
+        "no such lines for these paths, with commas between, such as /health,/metrics",
+        (),
+        flag="--disable-access-log-for-endpoints",
+        metavar="PATHS",
+    )
     log_requests: bool = flag(
         boolean,
         "log sizes and sampling parameters of every request, never its text",
         False,
         flag="--enable-log-requests",
+    )
+    log_outputs: bool = flag(
+        boolean,
+        "log every completion's text and finish reason when it ends",
+        False,
+        flag="--enable-log-outputs",
+    )
+    max_log_len: int | None = flag(
+        integer(0), "log at most so many characters of a completion", None, metavar="N", default="all"
+    )
+    log_stats: bool = flag(
+        boolean,
+        "no line every 10 s about requests, tokens and the KV cache while there is work",
+        True,
+        flag="--disable-log-stats",
+    )
+    log_config_file: str | None = flag(
+        _file, "set up logging from a JSON file, as for Python's dictConfig", None, metavar="FILE"
     )
     docs: bool = flag(boolean, "no /docs, /redoc and /openapi.json", True, flag="--disable-fastapi-docs")
     request_id_headers: bool = flag(

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
+import logging
 import signal
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
-from uvicorn.config import LOGGING_CONFIG
 
 from ozone.errors import ConfigError
 from ozone.server.app import create_app
 from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
 from ozone.server.state import ServerState
+
+logger = logging.getLogger(__name__)
 
 # Once the engine is done, clients get this long to read the ends of their answers.
 _FLUSH_SECONDS = 5
@@ -54,7 +54,7 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(
                 create_app(state),
                 log_level=settings.uvicorn_log_level,
-                log_config=_log_config(),
+                log_config=None,  # loggers are set up by the program
                 access_log=settings.access_log,
                 ssl_keyfile=settings.ssl_keyfile,
                 ssl_certfile=settings.ssl_certfile,
@@ -84,7 +84,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        print(f"Serving {self._state.model_names[0]} at {self._url}/v1", file=sys.stderr, flush=True)
+        logger.info("Serving %s at %s/v1", self._state.model_names[0], self._url)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -119,16 +119,9 @@ class DrainingServer(uvicorn.Server):
             running = stats.num_running + stats.num_waiting
             timeout = self._state.settings.shutdown_timeout
             if running:
-                line = f"Shutting down: {running} requests may go on for {timeout:g} s"
-                print(f"{line}; signal again to end at once", file=sys.stderr, flush=True)
+                line = "Shutting down: %d requests may go on for %g s; signal again to end at once"
+                logger.info(line, running, timeout)
             if not self._state.engine.drain(timeout):
                 self._state.engine.shutdown()  # ends what is left with "abort", which its clients are told
         finally:
             self.should_exit = True
-
-
-def _log_config() -> dict[str, object]:
-    """uvicorn's, except that every line goes to stderr: stdout is for results."""
-    config = copy.deepcopy(LOGGING_CONFIG)
-    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
-    return config

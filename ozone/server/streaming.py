@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 from ozone.errors import RequestError
 from ozone.server.errors import error_body, error_response
 from ozone.server.generation import Arrival, ClientDisconnectedError, Generation
+from ozone.server.refusals import log_refusal
+from ozone.server.request_log import OutputLog
 
 # Turns what has arrived into the JSON values of events; given None once, after the last arrival.
 ToEvents = Callable[[list[Arrival] | None], Iterable[Any]]
@@ -33,8 +35,9 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, to_events: ToEvents) -> None:
+    def __init__(self, generation: Generation, to_events: ToEvents, outputs: OutputLog | None = None) -> None:
         super().__init__()
+        self._outputs = outputs
         self._generation = generation
         self._to_events = to_events
 
@@ -52,6 +55,7 @@ class EventStream(Response):
                 if not started:
                     await error_response(error)(scope, receive, send)
                 else:
+                    log_refusal(scope, error)
                     body = _event(error_body(error)) + _DONE
                     await send({"type": "http.response.body", "body": body, "more_body": False})
             except (ClientDisconnectedError, OSError):
@@ -59,6 +63,8 @@ class EventStream(Response):
 
     async def _chunks(self, batches: AsyncIterator[list[Arrival]]) -> AsyncIterator[bytes]:
         async for arrivals in batches:
+            if self._outputs is not None:
+                self._outputs.add(arrivals)
             if chunk := b"".join(map(_event, self._to_events(arrivals))):
                 yield chunk
         if chunk := b"".join(map(_event, self._to_events(None))):
