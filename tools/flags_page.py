@@ -13,6 +13,7 @@ from pathlib import Path
 from ozone.config.command_line import ArgumentParser, add_engine_arguments
 from ozone.config.neutral import NEUTRAL
 from ozone.config.upstream import ACCEPTED_FLAGS, ACCEPTED_KEYS, ACCEPTED_VALUES, REFUSED_FLAGS, REFUSED_KEYS
+from ozone.config.vllm_environment import ADVICE, READ
 from ozone.config.vllm_options import OPTIONS, SERVE, VERSION, negative_names
 from ozone.server.flags import add_server_arguments
 
@@ -57,7 +58,7 @@ def counts() -> list[tuple[str, int, int, int]]:
 
 def generated() -> str:
     """What stands between the two marks."""
-    return "\n".join([*_counts(), *_accepted(), *_refused(), *_neutral()])
+    return "\n".join([*_counts(), *_accepted(), *_refused(), *_neutral(), *_environment()])
 
 
 def _counts() -> list[str]:
@@ -129,6 +130,27 @@ def _neutral() -> list[str]:
         "| value | of |",
         "|---|---|",
         *(f"| `{value}` | {_listed(names)} |" for value, names in by_value.items()),
+        "",
+    ]
+
+
+def _environment() -> list[str]:
+    by_advice: dict[str, list[str]] = {}
+    for name, advice in ADVICE.items():
+        by_advice.setdefault(advice, []).append(f"`{name}`")
+    read = " and ".join(f"`{name}`" for name in sorted(READ))
+    return [
+        "## vLLM's environment variables",
+        "",
+        *_prose(
+            f"vLLM {VERSION} reads {len(ADVICE) + len(READ)} variables whose names begin with `VLLM_`.",
+            f"Ozone reads {read}. Each other one that is set gives one warning, with what to do instead or",
+            "why there is nothing to do, and so does one that vLLM has not. Those by which Kubernetes",
+            "describes a service of the name vllm give one together.",
+        ),
+        "| variables | instead |",
+        "|---|---|",
+        *(f"| {', '.join(names)} | {advice} |" for advice, names in by_advice.items()),
         "",
     ]
 

@@ -5,6 +5,7 @@ Order: user values, what they need, mode, custom ops, graph mode, passes, kernel
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ozone.config.args import EngineArgs
@@ -50,11 +51,20 @@ def resolve_settings(args: EngineArgs, model: ModelConfig | None, platform: Plat
     user, notices = args.user_settings()
     level = user[_LEVEL].value if _LEVEL in user else DEFAULT_LEVEL
     r = Resolution(user, model, platform, level)
-    r.notices += notices
+    r.notices += notices + _environment_notices()
     r.put(_LEVEL, level, "default", "no level was given")
     resolve_engine(r)
     resolve_compilation(r)
     return _assemble(r)
+
+
+def _environment_notices() -> list[str]:
+    """Warnings about vLLM's environment variables, which are read only where there are any."""
+    if not any(name.startswith("VLLM_") for name in os.environ):
+        return []
+    from ozone.config.vllm_environment import notices
+
+    return notices(os.environ)
 
 
 def _assemble(r: Resolution) -> OzoneConfig:
