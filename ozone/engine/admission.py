@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ozone.config.schema import SchedulerConfig
 from ozone.engine.block_pool import root_hash
 from ozone.engine.output_text import Detokenizer
 from ozone.engine.outputs import RequestDelta, RequestMetrics
+from ozone.engine.prepared_params import PreparedParams, TokenRules
 from ozone.engine.random_stream import COMPLETION_STREAM, REQUEST_STREAM, derive_seed
 from ozone.engine.request import Request, RequestGroup
 from ozone.engine.sampling_params import SamplingParams
@@ -51,26 +52,41 @@ class Admission:
         self._seed = seed
         self._arrivals = itertools.count()
 
-    def admit(
-        self,
-        request_id: str,
-        prompt_token_ids: list[int],
-        params: SamplingParams,
-        on_delta: Callable[[RequestDelta], None],
-        priority: int,
-        cache_salt: str | None,
-    ) -> RequestGroup:
-        """Raises RequestError for what can never be served."""
+    def prepare(self, params: SamplingParams) -> PreparedParams:
+        """Check the parameters of a user request against the model, and make ready what its prompts share.
+
+        Takes milliseconds where lists are long. Raises RequestError for what can never be served.
+        """
         params = params.clone()
-        max_total_tokens = self.check(prompt_token_ids, params, priority)
-        if cache_salt is not None and not (isinstance(cache_salt, str) and cache_salt):
-            raise RequestError("cache_salt must be a string that is not empty", param="cache_salt")
-        stops = StopStrings(params.stop_strings) if params.stop_strings else None
+        self._check_params(params)
         bad_words = self._bad_word_tokens(params.bad_words or ())
         eos_token_ids = _NO_TOKENS if params.ignore_eos else self._eos_token_ids
         # Most requests share the set: the fewer there are, the warmer they are kept.
         end_token_ids = eos_token_ids | set(params.stop_token_ids) if params.stop_token_ids else eos_token_ids
+        self._check_choice_remains(params, bad_words, end_token_ids)
+        return PreparedParams(
+            params,
+            TokenRules(params, end_token_ids=end_token_ids, bad_words=bad_words),
+            StopStrings(params.stop_strings) if params.stop_strings else None,
+            eos_token_ids,
+            end_token_ids,
+        )
 
+    def admit(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        prepared: PreparedParams,
+        on_delta: Callable[[RequestDelta], None],
+        priority: int,
+        cache_salt: str | None,
+        max_tokens: int | None,
+    ) -> RequestGroup:
+        """Raises RequestError for what can never be served. `max_tokens`: see `Engine.add_request`."""
+        max_total_tokens = self.check(prompt_token_ids, prepared, priority, max_tokens)
+        if cache_salt is not None and not (isinstance(cache_salt, str) and cache_salt):
+            raise RequestError("cache_salt must be a string that is not empty", param="cache_salt")
+        params, stops = prepared.params, prepared.stops
         arrival = next(self._arrivals)
         seed = params.seed
         if seed is None:
@@ -84,8 +100,7 @@ class Admission:
                 token_ids,
                 seed=seed if index == 0 else derive_seed(seed, index, COMPLETION_STREAM),
                 vocab_size=self._vocab_size,
-                end_token_ids=end_token_ids,
-                bad_words=bad_words,
+                rules=prepared.rules,
             )
             group.unfinished[index] = Request(
                 group,
@@ -93,8 +108,8 @@ class Admission:
                 token_ids,
                 order=(priority, arrival, index),
                 max_total_tokens=max_total_tokens,
-                eos_token_ids=eos_token_ids,
-                end_token_ids=end_token_ids,
+                eos_token_ids=prepared.eos_token_ids,
+                end_token_ids=prepared.end_token_ids,
                 sampling=sampling,
                 detokenizer=self._detokenizer(token_ids, params),
                 stops=StopMatcher(stops, include_stop=params.include_stop_str_in_output) if stops else None,
@@ -102,13 +117,25 @@ class Admission:
             )
         return group
 
-    def check(self, prompt_token_ids: list[int], params: SamplingParams, priority: int = 0) -> int:
+    def check(
+        self,
+        prompt_token_ids: list[int],
+        prepared: PreparedParams,
+        priority: int = 0,
+        max_tokens: int | None = None,
+    ) -> int:
         """The tokens at which generation ends. Raises RequestError where the request can never be served."""
         self._check_prompt(prompt_token_ids)
-        self._check_params(params)
         self._check_priority(priority)
-        self._check_choice_remains(params)
-        return self._max_total_tokens(len(prompt_token_ids), params)
+        params = prepared.params
+        if max_tokens is None:
+            max_tokens = params.max_tokens
+        elif params.min_tokens > max_tokens:
+            raise RequestError(
+                f"min_tokens is {params.min_tokens}, but the prompt leaves room for {max_tokens}",
+                param="min_tokens",
+            )
+        return self._max_total_tokens(len(prompt_token_ids), max_tokens)
 
     def _check_prompt(self, prompt_token_ids: list[int]) -> None:
         if not prompt_token_ids:
@@ -128,7 +155,13 @@ class Admission:
 
     def _check_params(self, params: SamplingParams) -> None:
         for param in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-            for token_id in getattr(params, param) or ():
+            token_ids = getattr(params, param) or ()
+            if len(token_ids) > self._vocab_size:
+                raise RequestError(
+                    f"{param} has {len(token_ids)} entries; the model has {self._vocab_size} tokens",
+                    param=param,
+                )
+            for token_id in (min(token_ids), max(token_ids)) if token_ids else ():
                 self._check_token_id(param, token_id)
         for param in ("logprobs", "prompt_logprobs"):
             count = getattr(params, param)
@@ -154,24 +187,24 @@ class Admission:
                 param="priority",
             )
 
-    def _check_choice_remains(self, params: SamplingParams) -> None:
+    def _check_choice_remains(
+        self, params: SamplingParams, bad_words: Sequence[list[int]], end_token_ids: Collection[int]
+    ) -> None:
         """Some allowed token must be neither a bad word nor, while `min_tokens` bans those, end the text."""
         if params.allowed_token_ids is None:
             return
-        bad_words = self._bad_word_tokens(params.bad_words or ())
         left = set(params.allowed_token_ids).difference(*(word for word in bad_words if len(word) == 1))
         if not left:
             raise RequestError(
                 "allowed_token_ids holds only tokens that bad_words forbids", param="allowed_token_ids"
             )
-        eos_token_ids = () if params.ignore_eos else self._eos_token_ids
-        if params.min_tokens and not left.difference(eos_token_ids, params.stop_token_ids or ()):
+        if params.min_tokens and not left.difference(end_token_ids):
             raise RequestError(
                 "allowed_token_ids leaves only tokens that end the text, which min_tokens forbids",
                 param="allowed_token_ids",
             )
 
-    def _max_total_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
+    def _max_total_tokens(self, num_prompt_tokens: int, max_tokens: int | None) -> int:
         """Tokens at which generation ends. The context cuts it short, the cache's size must not."""
         if num_prompt_tokens >= self._max_model_len:
             raise RequestError(
@@ -192,9 +225,9 @@ class Admission:
                 f"{most_at_once} (max_num_batched_tokens)",
                 param="prompt",
             )
-        if params.max_tokens is None:
+        if max_tokens is None:
             return min(self._max_model_len, self._cache_tokens)
-        total = min(num_prompt_tokens + params.max_tokens, self._max_model_len)
+        total = min(num_prompt_tokens + max_tokens, self._max_model_len)
         if total > self._cache_tokens:
             raise RequestError(
                 f"prompt and max_tokens make {total} tokens; the KV cache holds {self._cache_tokens}: "

@@ -19,6 +19,7 @@ from ozone.engine.block_pool import BlockPool
 from ozone.engine.native_sampler import make_sampler
 from ozone.engine.output_processor import advance
 from ozone.engine.outputs import EngineStats, RequestDelta
+from ozone.engine.prepared_params import PreparedParams
 from ozone.engine.request import Request, RequestGroup
 from ozone.engine.runner import Runner, ScheduledRequest
 from ozone.engine.sampler import SampledTokens
@@ -107,27 +108,41 @@ class Engine:
         """Start the engine's thread. Requests may be added before."""
         self._thread.start()
 
+    def prepare(self, params: SamplingParams) -> PreparedParams:
+        """Check sampling parameters and make ready what many prompts can share.
+
+        With long lists this takes milliseconds, so a caller with a loop to keep free does it elsewhere.
+        Raises RequestError for what can never be served.
+        """
+        return self._admission.prepare(params)
+
     def add_request(
         self,
         request_id: str,
         prompt_token_ids: list[int],
-        params: SamplingParams,
+        params: SamplingParams | PreparedParams,
         *,
         on_delta: Callable[[RequestDelta], None],
         priority: int = 0,
         cache_salt: str | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Queue a request. `on_delta` is called in the engine's thread and must not block.
 
         Deltas carry the index, 0 to n - 1, of the completion they belong to; the last one of each has a
         finish_reason. priority: lower goes first; the scheduling policy must be "priority".
         cache_salt: cached prefixes are shared only among requests with the same salt, or all without one.
+        max_tokens: what stands for the parameter of that name, for this prompt alone.
 
         Raises:
             RequestError: bad input, a request id in use, or (status 503) an engine that is closing.
             QueueFullError: too many requests wait.
         """
-        group = self._admission.admit(request_id, prompt_token_ids, params, on_delta, priority, cache_salt)
+        prepared = params if isinstance(params, PreparedParams) else self.prepare(params)
+        params = prepared.params
+        group = self._admission.admit(
+            request_id, prompt_token_ids, prepared, on_delta, priority, cache_salt, max_tokens
+        )
         with self._lock:
             if self._closed is not None:
                 raise RequestError(self._closed, status=503)
@@ -145,10 +160,11 @@ class Engine:
             self._work_arrived.notify()
 
     def check_request(
-        self, prompt_token_ids: list[int], params: SamplingParams, *, priority: int = 0
+        self, prompt_token_ids: list[int], params: SamplingParams | PreparedParams, *, priority: int = 0
     ) -> None:
         """Raise what `add_request` would for a request that can never be served."""
-        self._admission.check(prompt_token_ids, params.clone(), priority)
+        prepared = params if isinstance(params, PreparedParams) else self.prepare(params)
+        self._admission.check(prompt_token_ids, prepared, priority)
 
     def abort(self, request_id: str) -> None:
         """End a request, if it is still there, with a last delta ``abort`` for each completion."""

@@ -120,7 +120,7 @@ class RequestGroup:
 
     `unfinished` holds the completions that have not ended, by index. `held` are those that wait until
     the first one has computed the prompt, so that they find its blocks. `root_hash` begins its chain of
-    block hashes.
+    block hashes, and `prompt_hashes` is that chain as far as the prompt goes, hashed once for all.
     """
 
     request_id: str
@@ -128,5 +128,6 @@ class RequestGroup:
     params: SamplingParams
     on_delta: Callable[[RequestDelta], None]
     root_hash: bytes = ROOT_HASH
+    prompt_hashes: list[bytes] = field(default_factory=list)
     unfinished: dict[int, Request] = field(default_factory=dict)
     held: list[Request] = field(default_factory=list)

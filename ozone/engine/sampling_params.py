@@ -219,7 +219,10 @@ def _number(name: str, value: object, low: float, high: float = math.inf, *, abo
 def _token_ids(name: str, value: object) -> list[int]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise RequestError(f"{name} must be a list of token ids, not {value!r}", param=name)
-    return [_integer(name, token_id, at_least=0) for token_id in value]
+    token_ids = list(value)
+    if not set(map(type, token_ids)) <= {int} or (token_ids and min(token_ids) < 0):
+        return [_integer(name, token_id, at_least=0) for token_id in token_ids]  # numpy's, or a wrong one
+    return token_ids
 
 
 def _logit_bias(value: object) -> dict[int, float]:

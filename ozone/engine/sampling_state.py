@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ozone.engine.prepared_params import TokenRules
 from ozone.engine.random_stream import TokenUniforms
 from ozone.engine.sampling_params import SamplingParams
 
@@ -51,9 +52,7 @@ class SamplingState:
         token_ids: the sequence's own list, prompt and output so far.
         seed: of the sequence's random stream, 64 bits.
         num_logprobs: most likely tokens to report, or None.
-        allowed: token ids, int64; no other may be chosen. None: any.
-        biased, biases: token ids, int64, and what is added to their logits, float32; or None and none.
-        bans_tokens: at some positions some tokens may not be chosen: see `banned`.
+        rules: of the user request; allowed, biased, biases, bans_tokens are theirs.
         has_penalty: the penalties apply to the tokens that `counts` gives.
         is_plain: greedy, nothing changes the logits, nothing is reported: an argmax will do.
         changes_logits: penalties, biases or bans apply.
@@ -67,8 +66,7 @@ class SamplingState:
         *,
         seed: int,
         vocab_size: int,
-        end_token_ids: Collection[int] = (),
-        bad_words: Sequence[Sequence[int]] = (),
+        rules: TokenRules,
     ) -> None:
         self.token_ids = token_ids
         self.num_prompt_tokens = len(token_ids)
@@ -81,13 +79,11 @@ class SamplingState:
         self.seed = seed & _SEED_MASK
         self._uniforms = TokenUniforms(seed)
 
-        self.allowed = _ids(params.allowed_token_ids)
-        self.biased = _ids(params.logit_bias)
-        self.biases = np.array(list((params.logit_bias or {}).values()), dtype=np.float32)
-        self._bad_words = [(list(word[:-1]), word[-1]) for word in bad_words]
+        self.rules = rules
+        self.allowed = rules.allowed
+        self.biased, self.biases = rules.biased, rules.biases
+        self.bans_tokens = rules.bans_tokens
         self._min_tokens = params.min_tokens
-        self._end_token_ids = list(end_token_ids) if params.min_tokens else []
-        self.bans_tokens = bool(self._bad_words or self._end_token_ids)
         self.repetition_penalty = params.repetition_penalty
         self.frequency_penalty = params.frequency_penalty
         self.presence_penalty = params.presence_penalty
@@ -125,12 +121,7 @@ class SamplingState:
     def banned(self) -> list[int]:
         """Tokens that may not come next: those that end bad words or, too early, the text."""
         num_generated = len(self.token_ids) - self.num_prompt_tokens
-        banned = list(self._end_token_ids) if num_generated < self._min_tokens else []
-        for beginning, last in self._bad_words:
-            size = len(beginning)
-            if size <= num_generated and (not size or self.token_ids[-size:] == beginning):
-                banned.append(last)
-        return banned
+        return self.rules.banned(self.token_ids, num_generated, self._min_tokens)
 
     def counts(self) -> TokenCounts:
         """The tokens of the sequence so far. Kept only where there is a penalty."""
@@ -148,7 +139,3 @@ class SamplingState:
             values = np.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
         values -= self.frequency_penalty * counts.generated + self.presence_penalty * (counts.generated > 0)
         row[counts.ids] = values
-
-
-def _ids(token_ids: Collection[int] | None) -> NDArray[np.int64] | None:
-    return np.array(list(token_ids), dtype=np.int64) if token_ids else None

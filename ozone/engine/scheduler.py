@@ -189,10 +189,19 @@ class Scheduler:
         return first.block_ids[: min(most, computed)]
 
     def _hash_blocks(self, request: Request, count: int) -> None:
-        hashes, size = request.block_hashes, self._block_size
+        """Know the hashes of the first `count` blocks. Completions share those of their prompt."""
+        hashes, group = request.block_hashes, request.group
+        of_prompt = min(count, request.num_prompt_tokens // self._block_size)
+        if len(hashes) < of_prompt:
+            self._extend_hashes(group.prompt_hashes, group.root_hash, request.token_ids, of_prompt)
+            hashes += group.prompt_hashes[len(hashes) : of_prompt]
+        self._extend_hashes(hashes, group.root_hash, request.token_ids, count)
+
+    def _extend_hashes(self, hashes: list[bytes], root: bytes, token_ids: list[int], count: int) -> None:
+        size = self._block_size
         for start in range(len(hashes) * size, count * size, size):
-            parent = hashes[-1] if hashes else request.group.root_hash
-            hashes.append(hash_block(parent, request.token_ids[start : start + size]))
+            parent = hashes[-1] if hashes else root
+            hashes.append(hash_block(parent, token_ids[start : start + size]))
 
     def _num_blocks(self, request: Request) -> int:
         return -(-len(request.token_ids) // self._block_size)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ozone.engine.collector import OutputCollector
 from ozone.engine.engine import Engine
 from ozone.engine.outputs import RequestOutput
+from ozone.engine.prepared_params import PreparedParams
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.prompts import EncodedPrompt
 from ozone.entrypoints.streaming import new_request_id
@@ -43,21 +44,30 @@ def run_batch(
         RequestError: a request can never be served; none has been started then.
         GenerationError: the engine failed on a request; the others have finished.
     """
+    prepared: dict[int, PreparedParams] = {}  # by identity: prompts often share one object
     for place, request in enumerate(requests):
         try:
-            engine.check_request(request.prompt.token_ids, request.params, priority=request.priority)
+            if id(request.params) not in prepared:
+                prepared[id(request.params)] = engine.prepare(request.params)
+            params = prepared[id(request.params)]
+            engine.check_request(request.prompt.token_ids, params, priority=request.priority)
         except RequestError as error:
             if len(requests) > 1:
                 raise RequestError(f"prompt {place}: {error}", param=error.param) from None
             raise
-    return _Batch(engine, requests, use_tqdm).run()
+    return _Batch(engine, requests, prepared, use_tqdm).run()
 
 
 class _Batch:
     def __init__(
-        self, engine: Engine, requests: Sequence[BatchRequest], use_tqdm: bool | Callable[..., Any]
+        self,
+        engine: Engine,
+        requests: Sequence[BatchRequest],
+        prepared: Mapping[int, PreparedParams],
+        use_tqdm: bool | Callable[..., Any],
     ) -> None:
         self._engine = engine
+        self._prepared = prepared
         self._waiting = deque(requests)
         # Outputs grow in the engine's thread, at next to no cost: a thread that woke up for every token would
         # take a core away from the step that computes the next one.
@@ -98,7 +108,7 @@ class _Batch:
                 self._engine.add_request(
                     request_id,
                     prompt.token_ids,
-                    params,
+                    self._prepared[id(params)],
                     on_delta=collector.add,
                     priority=priority,
                     cache_salt=prompt.cache_salt,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ozone.engine import logprobs, native_sampler, sampler
 from ozone.engine.native_sampler import NativeSampler, NumpySampler, make_sampler
+from ozone.engine.prepared_params import TokenRules
 from ozone.engine.random_stream import TokenUniforms
 from ozone.engine.sampler import NO_TOKEN
 from ozone.engine.sampling_params import SamplingParams
@@ -24,14 +25,9 @@ BORDER = 1e-12
 
 def make_state(size: int, *, seed: int = 0, prompt=(0,), output=(), end=(), bad_words=(), **params):
     token_ids = [token % size for token in prompt]
-    state = SamplingState(
-        SamplingParams(max_tokens=None, **params),
-        token_ids,
-        seed=seed,
-        vocab_size=size,
-        end_token_ids=end,
-        bad_words=bad_words,
-    )
+    chosen = SamplingParams(max_tokens=None, **params)
+    rules = TokenRules(chosen, end_token_ids=end, bad_words=bad_words)
+    state = SamplingState(chosen, token_ids, seed=seed, vocab_size=size, rules=rules)
     token_ids += [token % size for token in output]
     return state
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ozone.engine.prepared_params import TokenRules
 from ozone.engine.random_stream import TokenUniforms
 from ozone.engine.sampler import NO_TOKEN, sample
 from ozone.engine.sampling_params import SamplingParams
@@ -20,14 +21,9 @@ PROMPT = [3, 3, 5]
 
 def make_state(prompt=PROMPT, output=(), *, seed=0, vocab_size=SIZE, end=(), bad_words=(), **params):
     token_ids = list(prompt)
-    state = SamplingState(
-        SamplingParams(max_tokens=None, **params),
-        token_ids,
-        seed=seed,
-        vocab_size=vocab_size,
-        end_token_ids=end,
-        bad_words=bad_words,
-    )
+    chosen = SamplingParams(max_tokens=None, **params)
+    rules = TokenRules(chosen, end_token_ids=end, bad_words=bad_words)
+    state = SamplingState(chosen, token_ids, seed=seed, vocab_size=vocab_size, rules=rules)
     token_ids += output
     return state
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ozone.bench.kernels.cases import Call, Case, Work
 from ozone.engine.native_sampler import make_sampler
+from ozone.engine.prepared_params import TokenRules
 from ozone.engine.sampling_params import SamplingParams
 from ozone.engine.sampling_state import SamplingState
 
@@ -81,6 +82,5 @@ def _work(params: dict[str, Any], peer: Callable[[Tensor], object] | None) -> Wo
 
 def _state(params: dict[str, Any], request: int) -> SamplingState:
     tokens = torch.randint(_VOCABULARY, (_CONTEXT,)).tolist()
-    return SamplingState(
-        SamplingParams(max_tokens=None, **params), tokens, seed=request, vocab_size=_VOCABULARY
-    )
+    chosen = SamplingParams(max_tokens=None, **params)
+    return SamplingState(chosen, tokens, seed=request, vocab_size=_VOCABULARY, rules=TokenRules(chosen))
