@@ -6,6 +6,7 @@ import importlib.metadata
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -13,12 +14,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from ozone.engine.outputs import RequestDelta
-from ozone.engine.sampling_params import SamplingParams
+from ozone.engine.prepared_params import PreparedParams
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
 from ozone.server.request_log import OutputLog, log_request
 from ozone.server.requests import GenerationRequest
+from ozone.server.result_memory import result_size
 from ozone.server.streaming import EventStream
 
 VERSION = importlib.metadata.version("ozone-llm")
@@ -27,6 +29,23 @@ VERSION = importlib.metadata.version("ozone-llm")
 def json_response(value: Any) -> Response:
     """A JSON value as a whole response."""
     return Response(orjson.dumps(value), media_type="application/json")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the engine is to do for one HTTP request.
+
+    Attributes:
+        limits: the most tokens of a completion, for each prompt.
+        echo: each completion repeats its prompt.
+        arrival_time: of the request, in seconds of `time.monotonic`.
+    """
+
+    prompts: Sequence[list[int]]
+    prepared: PreparedParams
+    limits: Sequence[int]
+    arrival_time: float
+    echo: bool = False
 
 
 class Usage:
@@ -108,31 +127,47 @@ async def answer_with(
     context: ServerContext,
     request: Request,
     body: GenerationRequest,
-    prompts: Sequence[list[int]],
-    params: Sequence[SamplingParams],
-    arrival_time: float,
+    work: Work,
 ) -> Response:
     """Have the engine work on the prompts, and send the answer whole or as a stream."""
-    completions = sum(prompt_params.n for prompt_params in params)
+    params = work.prepared.params
+    completions = len(work.prompts) * params.n
     most = context.state.max_waiting_requests
     if most is not None and completions > most:
         raise RequestError(
             f"The request asks for {completions} completions; at most {most} may wait",
             param="prompt",
         )
-    generation = context.generation(answer.envelope.id)
-    generation.submit(
-        prompts, params, priority=body.priority, cache_salt=body.cache_salt, arrival_time=arrival_time
+    lengths = [len(prompt) for prompt in work.prompts]
+    size = result_size(
+        lengths,
+        work.limits,
+        params,
+        vocab_size=context.state.tokenizer.vocab_size,
+        echo=work.echo,
+        stream=body.stream,
+    )
+    generation = context.generation(answer.envelope.id, size)
+    await generation.submit(
+        work.prompts,
+        work.prepared,
+        work.limits,
+        priority=body.priority,
+        cache_salt=body.cache_salt,
+        arrival_time=work.arrival_time,
     )
     settings = context.state.settings
     if settings.log_requests:
-        log_request(answer.envelope.id, prompts, params[0])
+        log_request(answer.envelope.id, work.prompts, params)
     outputs = OutputLog(answer.envelope.id, settings) if settings.log_outputs else None
     if body.stream:
-        return EventStream(generation, answer.events, outputs)
+        return EventStream(generation, answer.events, context, outputs)
+    num_parts = 0
     with generation.watch(request.receive):
         async for arrivals in generation.batches():
             answer.add(arrivals)
+            num_parts += generation.keep(arrivals)
             if outputs is not None:
                 outputs.add(arrivals)
-    return json_response(answer.whole())
+        data = await context.write(num_parts, lambda: orjson.dumps(answer.whole()))
+    return Response(data, media_type="application/json")

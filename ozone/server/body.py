@@ -1,36 +1,54 @@
-"""Reading a request's body: bounded in size and depth, strict JSON, and checked against its model."""
+"""Reading a request's body: bounded in size and depth, strict JSON, and checked against its model.
+
+A long body is parsed in a worker thread, so that other requests go on meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from ozone.errors import RequestError
+from ozone.server.requests import RequestBody
+
+if TYPE_CHECKING:
+    from ozone.server.context import ServerContext
 
 MAX_DEPTH = 64
+# What a list or an object costs to parse and to hold is many times its two bytes.
+MAX_BRACKETS = 1 << 18
 _LINGER_SECONDS = 2.0
 
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body", bound=RequestBody)
 
 
-async def parse_body(request: Request, model: type[Body], max_bytes: int) -> Body:
+async def parse_body(context: ServerContext, request: Request, model: type[Body]) -> Body:
     """The request's JSON body as `model`. Raises RequestError (400, 413, 415) in one readable line."""
-    return as_model(await read_json(request, max_bytes), model)
+    return await parse_body_as(context, request, lambda _: model)
 
 
-async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The request's body, which must be a JSON object. Raises RequestError (400, 413, 415)."""
+async def parse_body_as(
+    context: ServerContext, request: Request, choose: Callable[[dict[str, Any]], type[Body]]
+) -> Body:
+    """The request's JSON body as the model that `choose` names for it. Raises as `parse_body`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         # Also what keeps web pages of other origins out: without CORS they cannot send this type.
         raise RequestError("The Content-Type must be application/json", status=415)
-    data = await _read(request, max_bytes)
+    data = await _read(request, context.state.settings.max_request_bytes)
+    return await context.call(len(data), lambda: _parse(data, choose))
+
+
+def _parse(data: bytes, choose: Callable[[dict[str, Any]], type[Body]]) -> Body:
+    if (brackets := data.count(b"[") + data.count(b"{")) > MAX_BRACKETS:
+        raise RequestError(f"The body has {brackets} opening brackets; at most {MAX_BRACKETS} are read")
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -38,15 +56,12 @@ async def read_json(request: Request, max_bytes: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError("The body must be a JSON object")
     _check_depth(value)
-    return value
-
-
-def as_model(value: dict[str, Any], model: type[Body]) -> Body:
-    """Check a JSON object's fields. Raises RequestError."""
     try:
-        return model.model_validate(value)
+        body = choose(value).model_validate(value)
     except ValidationError as error:
         raise _readable(error) from None
+    body.set_num_bytes(len(data))
+    return body
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from ozone.engine.collector import OutputCollector
 from ozone.engine.outputs import LogprobsOfToken
-from ozone.server.answers import Envelope, Usage, answer_with
+from ozone.engine.sampling_params import SamplingParams
+from ozone.server.answers import Envelope, Usage, Work, answer_with
 from ozone.server.body import parse_body
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
@@ -27,7 +28,7 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     arrival_time = time.monotonic()
     context.check_ready()
     context.check_room()
-    body = await parse_body(request, ChatCompletionRequest, context.state.settings.max_request_bytes)
+    body = await parse_body(context, request, ChatCompletionRequest)
     body.request_id = name_request(request.scope, body.request_id)
     body.check()
     context.check_model(body.model)
@@ -35,15 +36,19 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     asked: int | None = getattr(body, field)
     max_tokens = max_new_tokens(asked, len(prompt), context.state, unless_asked=None, field=field)
-    params = sampling_params(
+    prepared = await context.prepare(body, lambda: _params(context, body, max_tokens))
+    work = Work([prompt], prepared, [max_tokens], arrival_time)
+    return await answer_with(ChatAnswer(context, body, prompt), context, request, body, work)
+
+
+def _params(context: ServerContext, body: ChatCompletionRequest, max_tokens: int) -> SamplingParams:
+    return sampling_params(
         body,
         context.state.default_sampling_params,
         max_tokens=max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
     )
-    answer = ChatAnswer(context, body, prompt)
-    return await answer_with(answer, context, request, body, [prompt], [params], arrival_time)
 
 
 class ChatAnswer:

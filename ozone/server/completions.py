@@ -14,7 +14,7 @@ from ozone.engine.collector import OutputCollector
 from ozone.engine.outputs import LogprobsOfToken
 from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
-from ozone.server.answers import Envelope, Usage, answer_with
+from ozone.server.answers import Envelope, Usage, Work, answer_with
 from ozone.server.body import parse_body
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
@@ -32,28 +32,36 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     arrival_time = time.monotonic()
     context.check_ready()
     context.check_room()
-    body = await parse_body(request, CompletionRequest, context.state.settings.max_request_bytes)
+    body = await parse_body(context, request, CompletionRequest)
     body.request_id = name_request(request.scope, body.request_id)
     body.check()
     context.check_model(body.model)
-    prompts = await encode_prompts(context, body.prompt, body.add_special_tokens)
-    params = [_params(context, body, len(token_ids)) for token_ids in prompts]
-    answer = CompletionAnswer(context, body, prompts, params)
-    return await answer_with(answer, context, request, body, prompts, params, arrival_time)
+    prompts = await encode_prompts(context, body)
+    limits = [_limit(context, body, len(token_ids)) for token_ids in prompts]
+    prepared = await context.prepare(body, lambda: _params(context, body, max(limits)))
+    work = Work(prompts, prepared, limits, arrival_time, body.echo)
+    return await answer_with(CompletionAnswer(context, body, prompts), context, request, body, work)
 
 
-def _params(context: ServerContext, body: CompletionRequest, prompt_len: int) -> SamplingParams:
-    defaults = context.state.default_sampling_params
+def _limit(context: ServerContext, body: CompletionRequest, prompt_len: int) -> int:
+    """The most tokens of each completion of a prompt."""
     if body.max_tokens == 0 and not body.echo:
         raise RequestError("max_tokens must be at least 1, or 0 with echo: true", param="max_tokens")
     # A score of the prompt alone: the engine must take one step, whose token is left out of the answer.
     asked = 1 if body.max_tokens == 0 else body.max_tokens
-    max_tokens = max_new_tokens(asked, prompt_len, context.state, unless_asked=DEFAULT_MAX_TOKENS)
+    return max_new_tokens(asked, prompt_len, context.state, unless_asked=DEFAULT_MAX_TOKENS)
+
+
+def _params(context: ServerContext, body: CompletionRequest, max_tokens: int) -> SamplingParams:
     prompt_logprobs = body.prompt_logprobs
     if prompt_logprobs is None and body.echo:
         prompt_logprobs = body.logprobs
     return sampling_params(
-        body, defaults, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs
+        body,
+        context.state.default_sampling_params,
+        max_tokens=max_tokens,
+        logprobs=body.logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
 
 
@@ -72,7 +80,6 @@ class CompletionAnswer:
         context: ServerContext,
         body: CompletionRequest,
         prompts: Sequence[list[int]],
-        params: Sequence[SamplingParams],
     ) -> None:
         usage = Usage(sum(map(len, prompts)))
         self.envelope = Envelope("cmpl", "text_completion", context.model_name, body, usage)
@@ -84,10 +91,7 @@ class CompletionAnswer:
             for given, token_ids in zip(body.prompt, prompts, strict=True)
         ]
         self._choices: dict[tuple[int, int], _Choice] = {}
-        self._collectors = [
-            OutputCollector(self.envelope.id, None, prompt, each.n)
-            for prompt, each in zip(prompts, params, strict=True)
-        ]
+        self._collectors = [OutputCollector(self.envelope.id, None, prompt, body.n) for prompt in prompts]
 
     def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
         if arrivals is None:

@@ -1,4 +1,4 @@
-"""What the endpoints of one app share: the state served from, the bridge, the metrics, a worker pool."""
+"""What the endpoints of one app share: the state served from, the bridge, the metrics, worker threads."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ozone.engine.prepared_params import PreparedParams
+from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import QueueFullError, RequestError
 from ozone.server.errors import ModelNotFoundError
 from ozone.server.generation import DeltaBridge, Generation
 from ozone.server.load_log import log_load
 from ozone.server.metrics import ServerMetrics
+from ozone.server.requests import RequestBody
+from ozone.server.result_memory import ResultMemory, ResultSize
 from ozone.server.state import ServerState
 
 Result = TypeVar("Result")
 
 # Texts up to this many characters take well under a millisecond: cheaper than changing threads.
 INLINE_CHARACTERS = 4096
+# Longer ones take seconds. They have a thread of their own, so that others do not wait behind them.
+_LARGE_CHARACTERS = 256 << 10
+# Parts of an answer (tokens, log-probabilities) that take a millisecond or two to write.
+_INLINE_PARTS = 1024
 _HEALTH_SECONDS = 0.5
 
 
@@ -34,6 +42,9 @@ class ServerContext:
         self._numbers = itertools.count(1)
         # Two threads are enough to keep the loop free, and leave the cores to the engine.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="ozone-prompt")
+        self._large_worker = ThreadPoolExecutor(1, thread_name_prefix="ozone-large-prompt")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ozone-answer")
+        self.result_memory = ResultMemory()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -47,7 +58,8 @@ class ServerContext:
         finally:
             for watch in watches:
                 watch.cancel()
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            for workers in (self._workers, self._large_worker, self._writer):
+                workers.shutdown(wait=False, cancel_futures=True)
 
     @property
     def bridge(self) -> DeltaBridge:
@@ -76,13 +88,29 @@ class ServerContext:
         """Run work whose time grows with `size` characters where it does not hold up the loop."""
         if size <= INLINE_CHARACTERS:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function)
+        workers = self._workers if size <= _LARGE_CHARACTERS else self._large_worker
+        return await asyncio.get_running_loop().run_in_executor(workers, function)
 
-    def generation(self, request_id: str) -> Generation:
-        """A new request's work, which the health watch knows of until it is closed."""
+    async def write(self, num_parts: int, function: Callable[[], Result]) -> Result:
+        """Write a part of an answer, tokens or log-probabilities, beside the loop if it is long."""
+        if num_parts <= _INLINE_PARTS:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self._writer, function)
+
+    async def prepare(self, body: RequestBody, params: Callable[[], SamplingParams]) -> PreparedParams:
+        """Sampling parameters of a request, made ready for the engine. Raises RequestError."""
+        # Checks cost about as much as tokenizing: stop strings and bad words are tokenized.
+        return await self.call(body.num_bytes, lambda: self.state.engine.prepare(params()))
+
+    def generation(self, request_id: str, size: ResultSize) -> Generation:
+        """A new request's work, which the health watch knows of until it is closed.
+
+        Raises RequestError (400, 429) where its answer would take too much memory.
+        """
         # Clients choose names, also equal ones: the engine's have a number that no name can contain.
         request_id = f"{request_id}#{next(self._numbers)}"
-        return Generation(request_id, self.state.engine, self.bridge, self.metrics)
+        reservation = self.result_memory.reserve(size)
+        return Generation(request_id, self.state.engine, self.bridge, self.metrics, reservation)
 
     async def _watch_engine(self) -> None:
         """A dead engine sends no more deltas: whoever waits for one must be told."""

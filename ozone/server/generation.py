@@ -16,10 +16,12 @@ from typing import NamedTuple
 from starlette.types import Receive
 
 from ozone.engine.outputs import RequestDelta
-from ozone.engine.sampling_params import SamplingParams
+from ozone.engine.prepared_params import PreparedParams
 from ozone.errors import RequestError
 from ozone.server.interfaces import EngineClient
 from ozone.server.metrics import RequestObserver, ServerMetrics
+from ozone.server.request_pacing import Pace
+from ozone.server.result_memory import Reservation, completion_entries, num_parts
 
 # The longest that a step's first delta waits for its last one.
 _STEP_SECONDS = 0.001
@@ -93,30 +95,39 @@ class Generation:
         engine: EngineClient,
         bridge: DeltaBridge,
         metrics: ServerMetrics,
+        reservation: Reservation,
     ) -> None:
         self.request_id = request_id
         self._engine = engine
         self._bridge = bridge
         self._metrics = metrics
+        self._reservation = reservation
         self._arrivals: list[Arrival] = []
         self._waiter: asyncio.Future[None] | None = None
         self._disconnected = False
         self._watcher: asyncio.Task[None] | None = None
         self._observers: dict[tuple[int, int], RequestObserver] = {}
         self._submitted: list[str] = []
+        # What the first prompts have produced while the last ones are still being submitted.
+        self._early: list[Arrival] | None = []
 
-    def submit(
+    async def submit(
         self,
         prompts: Sequence[list[int]],
-        params: Sequence[SamplingParams],
+        prepared: PreparedParams,
+        limits: Sequence[int],
         *,
         priority: int,
         cache_salt: str | None,
         arrival_time: float,
     ) -> None:
-        """Queue every prompt, or none. Raises what `add_request` raises."""
+        """Queue every prompt, or none. Raises what `add_request` raises.
+
+        limits: the most tokens of a completion, for each prompt.
+        """
+        pace = Pace()
         try:
-            for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
+            for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
                 request_id = self.request_id if len(prompts) == 1 else f"{self.request_id}.{index}"
 
                 def post(delta: RequestDelta, index: int = index) -> None:
@@ -125,23 +136,31 @@ class Generation:
                 self._engine.add_request(
                     request_id,
                     prompt,
-                    prompt_params,
+                    prepared,
                     on_delta=post,
                     priority=priority,
                     cache_salt=cache_salt,
+                    max_tokens=limit,
                 )
                 self._submitted.append(request_id)
+                await pace.give_way()
         except BaseException:
+            self._early = None
             self._abort()
+            self._reservation.release()
             raise
-        # No delta is handed out before this returns to the event loop. What was refused counts nowhere.
-        for index, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True)):
-            for choice in range(prompt_params.n):
+        # What was refused counts nowhere.
+        count = prepared.params.n
+        for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+            for choice in range(count):
                 self._observers[index, choice] = self._metrics.observe(
-                    len(prompt), prompt_params, arrival_time
+                    len(prompt), count, limit, arrival_time
                 )
         self._bridge.num_running += len(self._observers)
         self._bridge.open.add(self)
+        early, self._early = self._early or [], None
+        for arrival in early:
+            self.receive(arrival)
 
     @property
     def running(self) -> bool:
@@ -150,6 +169,9 @@ class Generation:
 
     def receive(self, arrival: Arrival) -> None:
         """Take one delta, in the event loop."""
+        if self._early is not None:
+            self._early.append(arrival)
+            return
         key = arrival.prompt_index, arrival.delta.index
         observer = self._observers.get(key)
         if observer is None:
@@ -191,9 +213,15 @@ class Generation:
                     raise _failure(arrival.delta)
             yield arrivals
 
+    def keep(self, arrivals: Sequence[Arrival]) -> int:
+        """Count what an answer in one piece keeps of them. Returns how many parts there will be to write."""
+        self._reservation.add(sum(completion_entries(arrival.delta) for arrival in arrivals))
+        return sum(num_parts(arrival.delta) for arrival in arrivals)
+
     def close(self) -> None:
         """Abort what still runs; idempotent."""
         self._bridge.open.discard(self)
+        self._reservation.release()
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None

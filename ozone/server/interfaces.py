@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ozone.engine.outputs import EngineStats, RequestDelta
+from ozone.engine.prepared_params import PreparedParams
 from ozone.engine.sampling_params import SamplingParams
 
 OnDelta = Callable[[RequestDelta], None]
@@ -21,15 +22,19 @@ class EngineClient(Protocol):
     def failure(self) -> BaseException | None:
         """Why the engine died, or None while it lives."""
 
+    def prepare(self, params: SamplingParams) -> PreparedParams:
+        """Check parameters and make ready what prompts share. Raises RequestError."""
+
     def add_request(
         self,
         request_id: str,
         prompt_token_ids: list[int],
-        params: SamplingParams,
+        params: PreparedParams,
         *,
         on_delta: OnDelta,
         priority: int = 0,
         cache_salt: str | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         """Queue a request; `on_delta` is called in the engine's thread. Raises RequestError."""
 

@@ -13,7 +13,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ozone.engine.outputs import RequestDelta, RequestMetrics
-from ozone.engine.sampling_params import SamplingParams
 from ozone.server.interfaces import EngineClient
 
 _TTFT_BUCKETS = (
@@ -129,9 +128,9 @@ class ServerMetrics:
         )
         self.finished = {reason: finished.labels(model_name, reason) for reason in _FINISH_REASONS}
 
-    def observe(self, prompt_len: int, params: SamplingParams, arrival_time: float) -> RequestObserver:
-        """Follow one completion."""
-        return RequestObserver(self, prompt_len, params, arrival_time)
+    def observe(self, prompt_len: int, n: int, max_tokens: int, arrival_time: float) -> RequestObserver:
+        """Follow one completion, one of `n`."""
+        return RequestObserver(self, prompt_len, n, max_tokens, arrival_time)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -142,11 +141,12 @@ class RequestObserver:
     """Follows one completion from its arrival to its end. Times are of `time.monotonic`."""
 
     def __init__(
-        self, metrics: ServerMetrics, prompt_len: int, params: SamplingParams, arrival_time: float
+        self, metrics: ServerMetrics, prompt_len: int, n: int, max_tokens: int, arrival_time: float
     ) -> None:
         self._metrics = metrics
         self._prompt_len = prompt_len
-        self._params = params
+        self._n = n
+        self._max_tokens = max_tokens
         self._arrival = arrival_time
         self._first: float | None = None
         self._last = arrival_time
@@ -178,9 +178,8 @@ class RequestObserver:
         metrics.e2e_latency.observe(now - self._arrival)
         metrics.prompt_len.observe(self._prompt_len)
         metrics.generation_len.observe(self._num_tokens)
-        metrics.params_n.observe(self._params.n)
-        if self._params.max_tokens is not None:
-            metrics.params_max_tokens.observe(self._params.max_tokens)
+        metrics.params_n.observe(self._n)
+        metrics.params_max_tokens.observe(self._max_tokens)
         if self._first is not None and self._num_tokens > 1:
             metrics.time_per_output_token.observe((self._last - self._first) / (self._num_tokens - 1))
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr
 
 from ozone.engine.sampling_params import MISSING_ARGUMENTS
 from ozone.errors import RequestError
 
 MAX_PROMPTS = 2048
 MAX_N = 128
+MAX_MESSAGES = 16384
 # Work per token grows with these, and they come from anybody.
 MAX_STRINGS = 256
 MAX_STRING_CHARACTERS = 16384
@@ -85,6 +86,13 @@ def _prompts(value: Any) -> list[str | list[int]]:
     raise ValueError("expected a text, a list of token ids, or a non-empty list of either")
 
 
+def _messages(value: Any) -> Any:
+    """Refuse too many messages before one of them is looked at."""
+    if isinstance(value, list) and len(value) > MAX_MESSAGES:
+        raise ValueError(f"{len(value)} messages; at most {MAX_MESSAGES} make a conversation")
+    return value
+
+
 def _content(value: Any) -> Any:
     """A message's content; the chat template joins its parts, or reads them."""
     for part in value if isinstance(value, list) else []:
@@ -133,7 +141,7 @@ Off = Annotated[bool, BeforeValidator(_null_means(False), bool | None)]
 On = Annotated[bool, BeforeValidator(_null_means(True), bool | None)]
 
 
-class _Body(BaseModel):
+class _Fields(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
     def refuse_unsupported(self) -> None:
@@ -145,14 +153,29 @@ class _Body(BaseModel):
                     raise RequestError(f"{what} is not supported ('{name}')", param=name)
 
 
-class StreamOptions(_Body):
+class RequestBody(_Fields):
+    """A whole body."""
+
+    _num_bytes: int = PrivateAttr(0)
+
+    def set_num_bytes(self, num_bytes: int) -> None:
+        """Say how long the body was."""
+        self._num_bytes = num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Its length as JSON: how much work it can make, whatever it consists of."""
+        return self._num_bytes
+
+
+class StreamOptions(_Fields):
     """What a stream tells besides its text."""
 
     include_usage: Off = False
     continuous_usage_stats: Off = False
 
 
-class GenerationRequest(_Body):
+class GenerationRequest(RequestBody):
     """What both kinds of generation take: OpenAI's sampling fields and vLLM's extra ones."""
 
     model: str | None = None
@@ -212,7 +235,7 @@ class CompletionRequest(GenerationRequest):
             raise RequestError("best_of is not supported unless it equals n", param="best_of")
 
 
-class ChatMessage(_Body):
+class ChatMessage(_Fields):
     """One message; fields besides these reach the chat template as they are."""
 
     role: str
@@ -225,10 +248,10 @@ class ChatMessage(_Body):
         return "\n".join(part if isinstance(part, str) else part["text"] for part in self.content)
 
 
-class Conversation(_Body):
+class Conversation(RequestBody):
     """What is rendered with the chat template."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], BeforeValidator(_messages)] = Field(min_length=1)
     add_generation_prompt: On = True
     continue_final_message: Off = False
     chat_template_kwargs: dict[str, Any] | None = None
@@ -250,7 +273,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
             raise RequestError("echo is not supported in chat", param="echo")
 
 
-class TokenizeTextRequest(_Body):
+class TokenizeTextRequest(RequestBody):
     """The body of `/tokenize` for a text."""
 
     model: str | None = None
@@ -266,7 +289,7 @@ class TokenizeChatRequest(Conversation):
     return_token_strs: Off = False
 
 
-class DetokenizeRequest(_Body):
+class DetokenizeRequest(RequestBody):
     """The body of `/detokenize`."""
 
     model: str | None = None

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ozone.errors import RequestError
 from ozone.server import responses
 from ozone.server.answers import json_response
-from ozone.server.body import as_model, parse_body, read_json
+from ozone.server.body import parse_body, parse_body_as
 from ozone.server.chat import create_chat_completion
 from ozone.server.completions import create_completion
 from ozone.server.context import ServerContext
@@ -35,6 +35,9 @@ REQUEST_MODELS: tuple[type[BaseModel], ...] = (
     TokenizeChatRequest,
     DetokenizeRequest,
 )
+
+# A string for each of more tokens would take too much memory.
+MAX_TOKEN_STRINGS = 500_000
 
 Endpoint = Callable[[ServerContext, Request], Awaitable[Response]]
 
@@ -98,37 +101,47 @@ def add_routes(app: FastAPI, context: ServerContext) -> None:
 
 async def tokenize(context: ServerContext, request: Request) -> Response:
     """Token ids of a text or of a rendered conversation."""
-    value = await read_json(request, context.state.settings.max_request_bytes)
-    body: TokenizeTextRequest | TokenizeChatRequest
-    if "messages" in value:
-        body = as_model(value, TokenizeChatRequest)
-        context.check_model(body.model)
+    body = await parse_body_as(context, request, _tokenize_body)
+    context.check_model(body.model)
+    if isinstance(body, TokenizeChatRequest):
         body.refuse_unsupported()
         tokens = await encode_conversation(context, body)
     else:
-        body = as_model(value, TokenizeTextRequest)
-        context.check_model(body.model)
         tokens = await encode_text(context, body.prompt, body.add_special_tokens)
-    tokenizer = context.state.tokenizer
-    texts = [tokenizer.token_text(token) for token in tokens] if body.return_token_strs else None
-    return json_response(
-        {
-            "count": len(tokens),
-            "max_model_len": context.state.max_model_len,
-            "tokens": tokens,
-            "token_strs": texts,
-        }
-    )
+    if body.return_token_strs and len(tokens) > MAX_TOKEN_STRINGS:
+        raise RequestError(
+            f"return_token_strs: the text has {len(tokens)} tokens; at most {MAX_TOKEN_STRINGS} get strings",
+            param="return_token_strs",
+        )
+
+    def write() -> Response:
+        token_text = context.state.tokenizer.token_text
+        return json_response(
+            {
+                "count": len(tokens),
+                "max_model_len": context.state.max_model_len,
+                "tokens": tokens,
+                "token_strs": [token_text(token) for token in tokens] if body.return_token_strs else None,
+            }
+        )
+
+    return await context.write(len(tokens), write)
+
+
+def _tokenize_body(value: dict[str, Any]) -> type[TokenizeTextRequest] | type[TokenizeChatRequest]:
+    return TokenizeChatRequest if "messages" in value else TokenizeTextRequest
 
 
 async def detokenize(context: ServerContext, request: Request) -> Response:
     """The text of token ids, special tokens included."""
-    body = await parse_body(request, DetokenizeRequest, context.state.settings.max_request_bytes)
+    body = await parse_body(context, request, DetokenizeRequest)
     context.check_model(body.model)
-    vocab_size = context.state.tokenizer.vocab_size
-    wrong = next((token for token in body.tokens if not 0 <= token < vocab_size), None)
-    if wrong is not None:
-        raise RequestError(f"tokens: {wrong} is not a token id, 0 to {vocab_size - 1}", param="tokens")
-    tokens = body.tokens
-    text = await context.call(len(tokens), lambda: context.state.tokenizer.decode(tokens, False))
-    return json_response({"prompt": text})
+
+    def write() -> Response:
+        vocab_size = context.state.tokenizer.vocab_size
+        wrong = next((token for token in body.tokens if not 0 <= token < vocab_size), None)
+        if wrong is not None:
+            raise RequestError(f"tokens: {wrong} is not a token id, 0 to {vocab_size - 1}", param="tokens")
+        return json_response({"prompt": context.state.tokenizer.decode(body.tokens, False)})
+
+    return await context.write(len(body.tokens), write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -10,10 +11,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ozone.errors import RequestError
+from ozone.server.context import ServerContext
 from ozone.server.errors import error_body, error_response
 from ozone.server.generation import Arrival, ClientDisconnectedError, Generation
 from ozone.server.refusals import log_refusal
 from ozone.server.request_log import OutputLog
+from ozone.server.result_memory import num_parts
 
 # Turns what has arrived into the JSON values of events; given None once, after the last arrival.
 ToEvents = Callable[[list[Arrival] | None], Iterable[Any]]
@@ -35,11 +38,18 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, to_events: ToEvents, outputs: OutputLog | None = None) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        to_events: ToEvents,
+        context: ServerContext,
+        outputs: OutputLog | None = None,
+    ) -> None:
         super().__init__()
         self._outputs = outputs
         self._generation = generation
         self._to_events = to_events
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._generation.watch(receive) as generation:
@@ -65,10 +75,14 @@ class EventStream(Response):
         async for arrivals in batches:
             if self._outputs is not None:
                 self._outputs.add(arrivals)
-            if chunk := b"".join(map(_event, self._to_events(arrivals))):
+            parts = sum(num_parts(arrival.delta) for arrival in arrivals)
+            if chunk := await self._context.write(parts, functools.partial(self._written, arrivals)):
                 yield chunk
-        if chunk := b"".join(map(_event, self._to_events(None))):
+        if chunk := self._written(None):
             yield chunk
+
+    def _written(self, arrivals: list[Arrival] | None) -> bytes:
+        return b"".join(map(_event, self._to_events(arrivals)))
 
 
 def _event(value: Any) -> bytes:

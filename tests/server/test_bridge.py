@@ -7,11 +7,15 @@ import threading
 import time
 
 from ozone.engine.outputs import EngineStats, RequestDelta
+from ozone.engine.prepared_params import PreparedParams, TokenRules
 from ozone.engine.sampling_params import SamplingParams
 from ozone.server.generation import DeltaBridge, Generation
 from ozone.server.metrics import ServerMetrics
+from ozone.server.result_memory import ResultMemory, ResultSize
 
 STEPS, REQUESTS = 50, 40
+PARAMS = SamplingParams()
+PREPARED = PreparedParams(PARAMS, TokenRules(PARAMS), None, frozenset(), frozenset())
 
 
 class SteppingEngine:
@@ -54,9 +58,11 @@ def test_the_deltas_of_a_step_are_handed_out_together() -> None:
         metrics = ServerMetrics(engine, "stub", 64)
         readers = []
         for number in range(REQUESTS):
-            generation = Generation(f"request-{number}", engine, bridge, metrics)
-            generation.submit(
-                [[1, 2]], [SamplingParams()], priority=0, cache_salt=None, arrival_time=time.monotonic()
+            generation = Generation(
+                f"request-{number}", engine, bridge, metrics, ResultMemory().reserve(ResultSize(0, 0))
+            )
+            await generation.submit(
+                [[1, 2]], PREPARED, [16], priority=0, cache_salt=None, arrival_time=time.monotonic()
             )
             readers.append(read(generation))
         assert len(bridge.open) == bridge.num_running == REQUESTS

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import tokenizers
 
 
+# Characters that are tokenized in less time than other threads notice.
+_SHORT = 1024
+
+
 class Tokenizer:
     """A model's tokenizer. Thread-safe.
 
@@ -60,7 +64,11 @@ class Tokenizer:
         Errors: RequestError where the text has lone surrogates, which UTF-8 cannot hold.
         """
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            if len(text) <= _SHORT:
+                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            # Unlike `encode`, this lets other threads run meanwhile.
+            (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return encoding.ids
         except (UnicodeEncodeError, TypeError):
             if not isinstance(text, str):
                 raise
