@@ -19,10 +19,23 @@ def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:
         max_waiting_requests=loaded.config.scheduler.max_waiting_requests,
         max_model_len=loaded.config.model.max_model_len,
         default_sampling_params=loaded.default_sampling,
+        cache_info=_cache_info(loaded),
         tokenizer_info=lambda: _tokenizer_info(loaded),
         startup_report=loaded.startup.report,
         settings=settings,
     )
+
+
+def _cache_info(loaded: LoadedModel) -> dict[str, str]:
+    """The KV cache under the names of vLLM's metric."""
+    cache = loaded.config.cache
+    return {
+        "block_size": str(cache.block_size),
+        "cache_dtype": cache.kv_cache_dtype,
+        "enable_prefix_caching": str(cache.enable_prefix_caching),
+        "kv_cache_memory_bytes": str(cache.kv_cache_memory_bytes),
+        "num_gpu_blocks": str(loaded.engine.stats().num_blocks),
+    }
 
 
 def _tokenizer_info(loaded: LoadedModel) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ozone.server.auth import ApiKeyMiddleware
 from ozone.server.context import ServerContext
 from ozone.server.errors import install_error_handlers
 from ozone.server.hosts import HostMiddleware, HostRules, checks_hosts
+from ozone.server.http_metrics import HttpMetricsMiddleware
 from ozone.server.operations import add_operator_routes
 from ozone.server.paths import RequestLineMiddleware
 from ozone.server.request_ids import RequestIdHeaderMiddleware
@@ -58,6 +59,7 @@ def create_app(state: ServerState) -> FastAPI:
             allow_headers=settings.allowed_headers,
             allow_credentials=settings.allow_credentials,
         )
+    app.add_middleware(HttpMetricsMiddleware, metrics=context.metrics.http)
     app.add_middleware(RequestLineMiddleware, root_path=settings.root_path, routes=app.routes)
     return app
 

@@ -37,7 +37,13 @@ class ServerContext:
     def __init__(self, state: ServerState) -> None:
         self.state = state
         self.model_name = state.model_names[0]
-        self.metrics = ServerMetrics(state.engine, self.model_name, state.max_model_len)
+        self.metrics = ServerMetrics(
+            state.engine,
+            self.model_name,
+            state.max_model_len,
+            cache_info=state.cache_info,
+            vllm_names=state.settings.vllm_metrics,
+        )
         self._bridge: DeltaBridge | None = None
         self._numbers = itertools.count(1)
         # Two threads are enough to keep the loop free, and leave the cores to the engine.

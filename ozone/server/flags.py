@@ -167,6 +167,13 @@ class ServerSettings:
         default="$VLLM_SERVER_DEV_MODE, else off",
         vllm="",
     )
+    vllm_metrics: bool = flag(
+        boolean,
+        "metrics under vLLM's names too, for dashboards that know them",
+        False,
+        flag="--enable-vllm-metrics",
+        vllm="",
+    )
     max_request_bytes: int = flag(
         integer(1), "refuse larger request bodies", 8 * 1024 * 1024, metavar="N", default="8 MiB", vllm=""
     )

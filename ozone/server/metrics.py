@@ -6,14 +6,25 @@ single requests is observed as their deltas pass through the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ozone.engine.outputs import RequestDelta, RequestMetrics
+from ozone.server.http_metrics import HttpMetrics
 from ozone.server.interfaces import EngineClient
+from ozone.server.vllm_metrics import VllmNames
 
 _TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
@@ -77,9 +88,33 @@ class _EngineCollector(Collector):
 class ServerMetrics:
     """The metrics of one app, in a registry of its own."""
 
-    def __init__(self, engine: EngineClient, model_name: str, max_model_len: int) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        model_name: str,
+        max_model_len: int,
+        *,
+        cache_info: Mapping[str, str] | None = None,
+        vllm_names: bool = False,
+    ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(engine, model_name))
+        # This process and its interpreter, as every Python program reports them.
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self.http = HttpMetrics(self._registry)
+        self._aliases = CollectorRegistry()
+        if vllm_names:
+            self._aliases.register(VllmNames(self._registry))
+        if cache_info:
+            info = Gauge(
+                "ozone:cache_config_info",
+                "How the KV cache is set up; always 1.",
+                list(cache_info),
+                registry=self._registry,
+            )
+            info.labels(**cache_info).set(1)
 
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
             family = Histogram(
@@ -134,7 +169,7 @@ class ServerMetrics:
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._registry) + generate_latest(self._aliases)
 
 
 class RequestObserver:

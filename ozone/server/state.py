@@ -23,6 +23,7 @@ class ServerState:
             any work is spent on it; None leaves that to the engine.
         default_sampling_params: the model's own defaults under `SamplingParams`' names, for fields
             that a request leaves unset.
+        cache_info: how the KV cache is set up, as labels of a metric.
         tokenizer_info: called for `/tokenizer_info`; returns what can be written as JSON.
         startup_report: called for `/startup`; returns what can be written as JSON.
     """
@@ -34,6 +35,7 @@ class ServerState:
     max_waiting_requests: int | None = None
     chat_template: ServerChatTemplate | None = None
     default_sampling_params: Mapping[str, Any] = field(default_factory=dict)
+    cache_info: Mapping[str, str] = field(default_factory=dict)
     tokenizer_info: Callable[[], Mapping[str, Any]] = dict
     startup_report: Callable[[], Mapping[str, Any]] = dict
     settings: ServerSettings = field(default_factory=ServerSettings)
