@@ -58,3 +58,13 @@ def clipped(text: str, limit: int = 300) -> str:
     """Text of unknown size on one line, at most `limit` characters."""
     line = " ".join(text[: 4 * limit].split())
     return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 3] + "..."
+
+
+def escaped(text: str, most: int | None = None) -> str:
+    """`text`, or its first `most` characters, with what a terminal would act on written out."""
+    shown = text if most is None or len(text) <= most else text[:most] + "..."
+    if shown.isprintable():
+        return shown
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown
+    )

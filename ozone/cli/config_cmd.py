@@ -22,7 +22,7 @@ from ozone.config.report import settings_json, settings_rows, table
 from ozone.config.resolve import resolve_settings, unstartable
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import show
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, escaped
 from ozone.native import platform_facts
 from ozone.server.flags import add_server_arguments, server_settings
 
@@ -101,7 +101,7 @@ def as_text(config: OzoneConfig, facts: PlatformFacts, *, verbose: bool, width: 
     if verbose:
         lines += ["", *_tuning(config, width)]
     if notes:
-        lines += ["", *(f"note: {note}" for note in notes)]
+        lines += ["", *(f"note: {escaped(note)}" for note in notes)]
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from ozone.config.keys import (
 )
 from ozone.config.leaves import EAGER_FLAG, Leaves
 from ozone.config.switches import SwitchAction, readings
-from ozone.errors import ConfigError
+from ozone.errors import ConfigError, escaped
 
 if TYPE_CHECKING:
     from ozone.config.config_file import FileSetting
@@ -35,6 +35,8 @@ _OBJECT = re.compile(r"(-cc|--compilation-config|--kernel-config)(?:\.([^=+]+?))
 _OBJECT_FLAGS = {"-cc": COMPILATION, "--compilation-config": COMPILATION, "--kernel-config": KERNEL}
 _LEVEL = re.compile(r"-O=?(.+)", re.DOTALL)
 CONFIG_FLAG = "--config"
+# Hyphens, dashes and minus signs that text programs put in the place of "-".
+_OTHER_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
 _KINDS = {key.name: key.kind for key in ENGINE_KEYS.values()}
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+(e[+-]?\d+)?$", re.IGNORECASE)
 
@@ -51,7 +53,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr and exit 2."""
-        print(f"ozone: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"ozone: error: {escaped(' '.join(message.split()))}", file=sys.stderr)
         sys.exit(2)
 
     def parse_known_args(  # type: ignore[override]
@@ -158,6 +160,7 @@ class ArgumentParser(argparse.ArgumentParser):
             if word == "--" or ends_here:  # the rest belongs to positionals, or to a parser below this one
                 result += [word, *waiting]
                 break
+            self._refuse_slips(word, waiting)
             if not word.startswith("-") or word == "-" or _NUMBER.match(word) or " " in word.split("=", 1)[0]:
                 result.append(word)
                 continue
@@ -170,6 +173,8 @@ class ArgumentParser(argparse.ArgumentParser):
             elif "-O" in known and flag == "-O" and not equals:
                 result.append("--optimization-level")
             elif "-O" in known and (level := _LEVEL.fullmatch(word)):
+                if level[1] == "=":
+                    raise ConfigError("-O: a value is missing")
                 if level[1].startswith("."):
                     raise ConfigError(f"{word}: config keys are spelled -cc{level[1]}")
                 result.append(f"--optimization-level={level[1]}")
@@ -183,7 +188,26 @@ class ArgumentParser(argparse.ArgumentParser):
                 raise ConfigError(self._unknown(flag))
         return result
 
+    def _refuse_slips(self, word: str, waiting: deque[str]) -> None:
+        """Say what is wrong with a word that would be taken for something else."""
+        dashes = word[: len(word) - len(word.lstrip("-" + _OTHER_DASHES))]
+        if dashes.strip("-") and word[len(dashes) :].partition("=")[0].isidentifier():
+            code = f"U+{ord(dashes.strip('-')[0]):04X}"
+            raise ConfigError(f"{word} begins with a dash of another kind, {code}; flags begin with -")
+        if not any(action.dest == "model_argument" for action in self._actions):
+            return  # words may be text, such as a prompt
+        flag, space, rest = word.partition(" ")
+        action = self._option_string_actions.get(flag)
+        if action is None:
+            return
+        if space:
+            raise ConfigError(f"{word!r} is one word; write {flag} and {rest.strip()} as two")
+        if action.nargs == 0 and not isinstance(action, argparse._HelpAction):
+            values.refuse_word_of_switch(flag, waiting[0] if waiting else "")
+
     def _respell_object(self, word: str, waiting: deque[str]) -> list[str]:
+        if re.match(r"[^=]*\.(=|$)", word):
+            raise ConfigError(f"{word}: a key is missing")
         match = _OBJECT.fullmatch(word)
         if match is not None:
             flag, path, operator, value = match.groups()
@@ -240,10 +264,10 @@ class ArgumentParser(argparse.ArgumentParser):
         return "--tensor-parallel-size" in self._option_string_actions
 
     def _unknown(self, flag: str) -> str:
-        from ozone.config.upstream import ACCEPTED_FLAGS, nearest  # only needed where something is wrong
+        from ozone.config.upstream import ACCEPTED_FLAGS, nearest_flag  # only needed where something is wrong
 
         names = [*self._option_string_actions, *(_flag(name) for name in ACCEPTED_FLAGS if self._is_engines)]
-        return f"there is no flag {flag}{nearest(flag, names, '; see --help')}"
+        return f"there is no flag {flag}{nearest_flag(flag, names)}"
 
 
 class _LeavesAction(argparse.Action):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ozone.config.keys import KEYS
 from ozone.config.schema import OzoneConfig
 from ozone.config.values import plain, show
+from ozone.errors import escaped
 
 Row = tuple[str, str, str, str]
 
@@ -25,7 +26,7 @@ def settings_rows(config: OzoneConfig) -> list[Row]:
     return [
         ("setting", "value", "set by", "why"),
         *(
-            (KEYS[key].flag, show(setting.value), _short(setting.origin), setting.reason)
+            (KEYS[key].flag, escaped(show(setting.value)), _short(setting.origin), escaped(setting.reason))
             for key, setting in config.settings.items()
         ),
     ]

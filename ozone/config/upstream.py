@@ -257,6 +257,25 @@ def refusal(spelled: str, reason: str) -> str:
     return f"vLLM has {spelled}; Ozone does not (yet): {reason}"
 
 
+def nearest_flag(flag: str, known: Iterable[str]) -> str:
+    """`"; did you mean --X?"` for the known flag that is spelled most like `flag`, or `"; see --help"`.
+
+    Dashes before a name and its case do not count, and what follows a dot is kept.
+    """
+    import difflib  # only needed where something is wrong
+
+    name, dot, path = flag.partition(".")
+    name = name.lstrip("-").lower()
+    by_name = {other.lstrip("-").lower(): other for other in known}
+    matches = [other for other in by_name if other == name]
+    matches = matches or [other for other in by_name if other.startswith(name) and len(name) > 2]
+    matches = matches or difflib.get_close_matches(name, by_name, n=1, cutoff=0.65)
+    matches = matches or [other for other in by_name if name in other and len(name) > 3]
+    if not matches:
+        return "; see --help"
+    return f"; did you mean {by_name[matches[0]]}{dot if path else ''}{path}?"
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """`"; did you mean X?"` for the known name that is nearest to `name`, or `otherwise`."""
     import difflib  # only needed where something is wrong

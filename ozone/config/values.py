@@ -67,6 +67,12 @@ def boolean(value: object, where: str) -> bool:
     raise _bad(where, value, "a boolean; say true or false (or yes, no, 1, 0)")
 
 
+def refuse_word_of_switch(flag: str, word: str) -> None:
+    """An error where the word after a switch looks like its value, but would be taken for another's."""
+    if word.lower() in ("true", "false"):
+        raise ConfigError(f"{flag} {word}: a switch has its value in the same word, {flag}={word}")
+
+
 def _integer(value: object, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value

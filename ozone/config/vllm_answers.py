@@ -59,6 +59,8 @@ def answer_flag(
     given: object
     words: list[str] = []
     if shape in SWITCHES:
+        if value is None:
+            values.refuse_word_of_switch(flag, waiting[0] if waiting else "")
         given = on == (value is None or values.boolean(value, flag))
         spelled = flag
     elif "." in flag:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ozone.errors import OzoneError
+from ozone.errors import OzoneError, escaped
 
 
 def start_logging(level: int = logging.INFO) -> None:
@@ -22,8 +22,11 @@ def start_logging(level: int = logging.INFO) -> None:
 
 
 class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return escaped(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = super().format(record)  # what follows the message, such as a traceback, has lines of its own
         if record.levelno < logging.WARNING:
             return f"ozone: {text}"
         return f"ozone: {record.levelname.lower()}: {text}"
@@ -38,7 +41,7 @@ def run_program(main: Callable[[], int]) -> int:
     try:
         return main()
     except OzoneError as error:
-        print(f"ozone: error: {error}", file=sys.stderr)
+        print(f"ozone: error: {escaped(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

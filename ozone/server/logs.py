@@ -13,18 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ozone.errors import ConfigError
+from ozone.errors import ConfigError, escaped
 from ozone.server.flags import ServerSettings
 
 _TIME = "%Y-%m-%d %H:%M:%S"
-
-
-def escaped(text: str, most: int | None = None) -> str:
-    """`text`, or its first `most` characters, with what a terminal would act on written out."""
-    shown = text if most is None or len(text) <= most else text[:most] + "..."
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown
-    )
 
 
 class TimedFormatter(logging.Formatter):

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
-from ozone.errors import RequestError
-from ozone.server.logs import escaped
+from ozone.errors import RequestError, escaped
 from ozone.server.request_ids import known_name
 
 logger = logging.getLogger(__name__)

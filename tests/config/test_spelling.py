@@ -495,3 +495,51 @@ def test_help_names_every_flag_and_key(capsys: pytest.CaptureFixture[str]) -> No
     words = text.replace(",", " ").split()
     for name in set(KEYS) - set(ENGINE_KEYS):
         assert name.split(".", 1)[1] in words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["\u2013dtype", "half"],
+            "\u2013dtype begins with a dash of another kind, U+2013; flags",
+        ),
+        (["\u2014dtype=half"], "begins with a dash of another kind, U+2014"),
+        (["\u2212O1"], "begins with a dash of another kind, U+2212"),
+        (["-\u2013dtype"], "begins with a dash of another kind, U+2013"),
+        (["--dtype half"], "'--dtype half' is one word; write --dtype and half as two"),
+        (["--dtype="], "--dtype: an empty word is not one of"),
+        (["--dtype", ""], "--dtype: an empty word is not one of"),
+        (["--model="], "--model: a value is missing"),
+        ([""], "--model: a value is missing"),
+        (["-O="], "-O: a value is missing"),
+        (["-O", ""], "--optimization-level: an empty word is not one of 0, 1, 2, 3"),
+        (["-cc.=3"], "-cc.=3: a key is missing"),
+        (["-cc.", "3"], "-cc.: a key is missing"),
+        (["--cc.mode=0"], "there is no flag --cc.mode; did you mean -cc.mode?"),
+        (["--DTYPE=half"], "there is no flag --DTYPE; did you mean --dtype?"),
+        (["--foo"], "there is no flag --foo; see --help"),
+        (["--dtype\u200b", "half"], r"there is no flag --dtype\u200b; did you mean --dtype?"),
+        (["--dtype\x1b[31m", "half"], r"there is no flag --dtype\x1b[31m; did you mean --dtype?"),
+        (["--\udcff"], r"there is no flag --\udcff; see --help"),
+        (["--enable-prefix-caching", "true"], "a switch has its value in the same word"),
+        (["--trust-remote-code", "False"], "--trust-remote-code=False"),
+        (["--seed", "--dtype", "half"], "--seed: expected one argument"),
+    ],
+)
+def test_slips_are_one_line(
+    parse: Parse, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises((SystemExit, ConfigError)) as caught:
+        parse(*words)
+    line = str(caught.value) if caught.type is ConfigError else capsys.readouterr().err.removesuffix("\n")
+    assert message in line
+    assert line.isprintable()
+
+
+def test_text_of_a_prompt_may_begin_with_any_dash() -> None:
+    parser = ArgumentParser(prog="x")
+    add_engine_arguments(parser, model="flag")
+    parser.add_argument("prompt", nargs="*")
+    words = ["\u2014 he said", "\u2013 1", "- one", "--dtype half", "true"]
+    assert parser.parse_args(words).prompt == words
