@@ -1,4 +1,4 @@
-"""Writes the parts of docs/flags.md that are made from the tables of vLLM's options.
+"""Writes the parts of docs/flags.md that are made from the tables of server flags and of vLLM's options.
 
 `python tools/flags_page.py` writes them anew; a test fails where the page is not what this makes.
 """
@@ -15,7 +15,8 @@ from ozone.config.neutral import NEUTRAL
 from ozone.config.upstream import ACCEPTED_FLAGS, ACCEPTED_KEYS, ACCEPTED_VALUES, REFUSED_FLAGS, REFUSED_KEYS
 from ozone.config.vllm_environment import ADVICE, READ
 from ozone.config.vllm_options import OPTIONS, SERVE, VERSION, negative_names
-from ozone.server.flags import add_server_arguments
+from ozone.server.flag_table import docs_rows
+from ozone.server.flags import ServerSettings, add_server_arguments
 
 PAGE = Path(__file__).parents[1] / "docs" / "flags.md"
 BEGIN = "<!-- made by tools/flags_page.py -->\n"
@@ -171,9 +172,16 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{flag(name)}`" for name in sorted(names))
 
 
+def _with_server_flags(page: str) -> str:
+    head, *rows = docs_rows(ServerSettings)
+    before, _, rest = page.partition(head + "\n")
+    after = rest[rest.index("\n\n") + 1 :]
+    return "\n".join([before + head, *rows, after])
+
+
 def current_page() -> str:
-    """The page with its made part made anew."""
-    page = PAGE.read_text()
+    """The page with its made parts made anew."""
+    page = _with_server_flags(PAGE.read_text())
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + "\n" + generated() + "\n" + END + after

@@ -95,7 +95,7 @@ def test_a_switch_has_every_spelling_and_takes_a_value(field: str) -> None:
 
 def test_the_docs_show_the_table_of_flags() -> None:
     page = (Path(__file__).parents[2] / "docs" / "flags.md").read_text()
-    assert "\n".join(docs_rows(ServerSettings)) in page
+    assert "\n".join(docs_rows(ServerSettings)) in page, "run python tools/flags_page.py"
 
 
 def test_help_shows_one_spelling_of_a_switch(capsys: pytest.CaptureFixture[str]) -> None:
