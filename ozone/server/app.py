@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from ozone.server.answers import VERSION
 from ozone.server.auth import ApiKeyMiddleware
 from ozone.server.context import ServerContext
+from ozone.server.docs_page import add_docs
 from ozone.server.errors import install_error_handlers
 from ozone.server.hosts import HostMiddleware, HostRules, checks_hosts
 from ozone.server.http_metrics import HttpMetricsMiddleware
@@ -41,9 +42,13 @@ def create_app(state: ServerState) -> FastAPI:
         version=VERSION,
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs else None,
+        docs_url=None,
+        redoc_url=None,
     )
     add_routes(app, context)
     add_operator_routes(app, context)
+    if settings.docs:
+        add_docs(app)
     install_error_handlers(app)
     if settings.api_keys:
         app.add_middleware(ApiKeyMiddleware, api_keys=settings.api_keys)
