@@ -66,7 +66,7 @@ class EngineArgs:
     cudagraph_capture_sizes: Sequence[int] | str | None = None
     max_cudagraph_capture_size: int | str | None = None
     enable_flashinfer_autotune: bool | None = None
-    compilation_config: Mapping[str, Any] | CompilationConfig | Leaves | str | None = None
+    compilation_config: Mapping[str, Any] | CompilationConfig | Leaves | str | int | None = None
     kernel_config: Mapping[str, Any] | KernelConfig | Leaves | str | None = None
     ignored: tuple[str, ...] = ()
 
@@ -94,7 +94,7 @@ class EngineArgs:
         leaves = Leaves(notices=list(self.ignored))
         for key in ENGINE_KEYS.values():
             value = getattr(self, key.name)
-            if value is not None and not _means_unset(key.name, value):
+            if value is not None and not means_unset(key.name, value):
                 parsed = key.kind(value, key.flag)
                 leaves.settings[key.key] = UserValue(parsed, key.flag)
         for name, prefix in _CONFIG_OBJECTS.items():
@@ -126,15 +126,29 @@ def set_eager(leaves: Leaves) -> None:
         leaves.set(leaf, value, EAGER_FLAG)
 
 
-def _means_unset(name: str, value: object) -> bool:
-    # vLLM's ways to say "as much as fits", and "as the checkpoint says", which are the defaults here.
-    words = {"max_model_len": ("auto", "-1"), "quantization": ("none", "null")}.get(name, ())
-    return bool(words) and show(value).strip().lower() in words
+# vLLM's words for the default: "as much as fits", and "none" where None is allowed.
+_NONE = ("none", "null", "")
+_UNSET: dict[str, tuple[str, ...]] = {
+    "max_model_len": ("auto", "-1", *_NONE),
+    "quantization": _NONE,
+    "revision": _NONE,
+    "download_dir": _NONE,
+    "chat_template": _NONE,
+    "tokenizer": _NONE,
+    "kv_cache_memory_bytes": _NONE,
+}
+
+
+def means_unset(name: str, value: object) -> bool:
+    """Whether the value of an argument asks for what is the default anyway."""
+    return name in _UNSET and show(value).strip().lower() in _UNSET[name]
 
 
 def _merge_object(leaves: Leaves, prefix: str, given: object) -> None:
     if given is None:
         return
+    if isinstance(given, int) and not isinstance(given, bool) and prefix == COMPILATION:
+        given = {"mode": given}  # as vLLM's LLM has it
     if isinstance(given, Leaves):
         leaves.settings.update(given.settings)
         leaves.notices.extend(given.notices)

@@ -1,20 +1,25 @@
-"""Files of `--config`: flags in YAML, read with bounds and without running anything that a file says.
+"""Files of `--config`: flags in YAML, read with bounds, and done as a command line's are.
 
-What a key means is the command line's business, see `command_line.py`.
+Nothing that a file says is run. What a flag means is its parser's business, see `parser.py`.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ozone.config.args import means_unset
+from ozone.config.keys import ENGINE_KEYS
+from ozone.config.parser import CONFIG_FLAG, ArgumentParser
 from ozone.errors import ConfigError
 
 if TYPE_CHECKING:
     import yaml
+
+_KINDS = {key.name: key.kind for key in ENGINE_KEYS.values()}
 
 _MOST_BYTES = 256 * 1024
 # An alias repeats what it names, so that a small file may stand for very many values.
@@ -29,6 +34,11 @@ class FileSetting(NamedTuple):
     name: str
     value: Any
     line: int
+
+    @property
+    def flag(self) -> str:
+        name, dot, path = self.name.partition(".")
+        return "--" + name.replace("_", "-") + dot + path
 
 
 def read_config_file(path: str) -> list[FileSetting]:
@@ -116,8 +126,56 @@ def _problem(error: yaml.YAMLError) -> str:
     return getattr(error, "problem", None) or str(error)
 
 
-def word(value: object) -> str:
-    """A value as one word of a command line."""
+def apply(path: str, parser: ArgumentParser, words: list[str], namespace: argparse.Namespace) -> None:
+    """Do what the file says in `namespace`, but for what the command line's `words` say otherwise."""
+    known = parser._option_string_actions
+    typed = {known[flag].dest for word in words if (flag := word.partition("=")[0]) in known}
+    for setting in read_config_file(path):
+        try:
+            _apply(setting, parser, typed, namespace)
+        except (ConfigError, argparse.ArgumentError) as error:
+            message = error.message if isinstance(error, argparse.ArgumentError) else str(error)
+            name = "" if setting.flag in message else f"{setting.name}: "
+            raise ConfigError(f"{path} line {setting.line}: {name}{message}") from None
+
+
+def _apply(
+    setting: FileSetting, parser: ArgumentParser, typed: set[str], namespace: argparse.Namespace
+) -> None:
+    words = parser.respell(_words_of(setting, parser))
+    if not words:
+        return
+    flag, equals, value = words[0].partition("=")
+    action = parser._option_string_actions[flag]
+    if isinstance(action, argparse._HelpAction) or flag == CONFIG_FLAG:
+        raise ConfigError("it belongs on a command line")
+    if action.dest in typed and not getattr(action, "merges", False):
+        return
+    given = parser._get_values(action, [value] if equals else words[1:])
+    if action.dest in _KINDS and action.nargs != 0 and not means_unset(action.dest, given):
+        _KINDS[action.dest](given, flag)  # here, where the line is known
+    positional = next((one for one in parser._actions if one.dest == "model_argument"), None)
+    if action.dest == "model" and positional is not None:
+        positional.default = given  # stands where the command line names no model
+    else:
+        action(parser, namespace, given, flag)
+
+
+def _words_of(setting: FileSetting, parser: ArgumentParser) -> list[str]:
+    """A setting as words of a command line; none where it says nothing."""
+    flag, value = setting.flag, setting.value
+    action = parser._option_string_actions.get(flag)
+    if value is None:
+        return []
+    if isinstance(value, list) and (action is None or action.nargs == "+") and "." not in flag:
+        return [flag, *map(_word, value)] if value else []
+    if isinstance(value, bool) and action is not None and action.nargs == 0:
+        has_opposite = parser.respell_switch(flag, "false") != [f"{flag}=false"]
+        return [f"{flag}={_word(value)}"] if has_opposite else [flag] * value
+    return [f"{flag}={_word(value)}"]
+
+
+def _word(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (datetime.date, datetime.datetime)):
@@ -126,12 +184,6 @@ def word(value: object) -> str:
         return json.dumps(value, default=_unknown)
     except TypeError:
         raise ConfigError("a value of this kind is not read") from None
-
-
-def words(value: object) -> Iterator[str]:
-    """A list as several words, anything else as one."""
-    for item in value if isinstance(value, list) else (value,):
-        yield word(item)
 
 
 def _unknown(value: object) -> str:

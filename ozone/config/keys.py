@@ -115,7 +115,13 @@ _ENGINE_KEYS = (
         default="auto",
     ),
     Key("model.chat_template", values.text, "chat template: a file or the template itself", "TEMPLATE"),
-    Key("model.max_logprobs", values.integer(0), "most logprobs a request may ask for", "N", default="20"),
+    Key(
+        "model.max_logprobs",
+        values.integer(-1),
+        "most logprobs a request may ask for; -1 for any number",
+        "N",
+        default="20",
+    ),
     Key(
         "cache.block_size",
         values.integer_choice(16, 32, 64, 128, 256),

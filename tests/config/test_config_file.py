@@ -49,6 +49,7 @@ def serve(*words: str) -> argparse.Namespace:
     [
         ("dtype: half", {"model.dtype": "float16"}),
         ("max-model-len: 4k", {"model.max_model_len": 4000}),
+        ("max-model-len: auto\nrevision: None\nquantization: none", {}),
         ("max_model_len: 4096\nseed: 0x10", {"model.max_model_len": 4096, "model.seed": 16}),
         ("enable-prefix-caching: false", {"cache.enable_prefix_caching": False}),
         ("enable-prefix-caching: off", {"cache.enable_prefix_caching": False}),

@@ -301,7 +301,7 @@ def test_config_classes_have_a_field_for_every_key_and_set_none_by_themselves() 
 
 def test_no_other_class_is_a_config_object() -> None:
     with pytest.raises(ConfigError, match="is not a config object"):
-        EngineArgs.from_kwargs(compilation_config=3)
+        EngineArgs.from_kwargs(compilation_config=3.5)
 
 
 ENGINE_FLAGS = {
@@ -543,3 +543,41 @@ def test_text_of_a_prompt_may_begin_with_any_dash() -> None:
     parser.add_argument("prompt", nargs="*")
     words = ["\u2014 he said", "\u2013 1", "- one", "--dtype half", "true"]
     assert parser.parse_args(words).prompt == words
+
+
+@pytest.mark.parametrize(
+    "words", ["--revision None", "--download-dir=", "--chat-template none", "--kv-cache-memory None"]
+)
+def test_none_is_the_default(parse: Parse, words: str) -> None:
+    assert user(parse(*words.split())) == {}
+
+
+def test_a_number_is_a_mode_in_python() -> None:
+    assert user(EngineArgs.from_kwargs(compilation_config=0)) == {CC + "mode": CompilationMode.NONE}
+
+
+def test_compile_sizes_may_be_the_captured_ones(resolved: Resolved) -> None:
+    for words, sizes in (
+        ("cudagraph_capture_sizes", (1, 2, 4, 8)),
+        ('["cudagraph_capture_sizes", 3]', (1, 2, 3, 4, 8)),
+        ("3,cudagraph_capture_sizes", (1, 2, 3, 4, 8)),
+    ):
+        config = resolved("-O2", "--max-num-seqs=8", f"-cc.compile_sizes={words}").compilation
+        assert config.cudagraph_capture_sizes == (1, 2, 4, 8)
+        assert config.compile_sizes == sizes
+    assert resolved("-O0", "-cc.compile_sizes=cudagraph_capture_sizes").compilation.compile_sizes == ()
+
+
+def test_help_about_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, shown, hidden in (
+        ("max-num", "--max-num-seqs", "--dtype"),
+        ("max_num", "--max-num-seqs", "--dtype"),
+        ("KV cache", "--block-size", "--dtype"),
+        ("all", "--dtype", "--no-such"),
+    ):
+        parser = ArgumentParser(prog="x")
+        add_engine_arguments(parser, model="both")
+        with pytest.raises(SystemExit) as stopped:
+            parser.parse_args([f"--help={word}"])
+        out = capsys.readouterr().out
+        assert stopped.value.code == 0 and shown in out and hidden not in out
