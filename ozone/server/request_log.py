@@ -30,7 +30,7 @@ def _changed(params: SamplingParams) -> str:
     changed = []
     for field in dataclasses.fields(params):
         value = getattr(params, field.name)
-        if value != getattr(plain, field.name) or field.name == "max_tokens":
+        if value not in (getattr(plain, field.name), None, [], {}):
             changed.append(f"{field.name}={_short.repr(value)}")
     return ", ".join(changed)
 
