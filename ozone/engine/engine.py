@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import logging
 import threading
@@ -18,7 +19,7 @@ from ozone.engine.admission import Admission
 from ozone.engine.block_pool import BlockPool
 from ozone.engine.native_sampler import make_sampler
 from ozone.engine.output_processor import advance
-from ozone.engine.outputs import EngineStats, RequestDelta
+from ozone.engine.outputs import STEP_TOKENS, EngineStats, RequestDelta
 from ozone.engine.prepared_params import PreparedParams
 from ozone.engine.request import Request, RequestGroup
 from ozone.engine.runner import Runner, ScheduledRequest
@@ -81,6 +82,8 @@ class Engine:
         self._prompt_tokens = 0
         self._generation_tokens = 0
         self._num_steps = 0
+        self._num_step_tokens = 0
+        self._steps_by_tokens = [0] * (len(STEP_TOKENS) + 1)
 
         # Everything below is guarded by the lock, except that the engine's thread may look without it.
         self._lock = threading.Lock()
@@ -188,6 +191,8 @@ class Engine:
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
             num_steps=self._num_steps,
+            num_step_tokens=self._num_step_tokens,
+            steps_by_tokens=tuple(self._steps_by_tokens),
         )
 
     def reset_prefix_cache(self) -> bool:
@@ -262,7 +267,7 @@ class Engine:
             scheduled = self._scheduler.schedule()
             if not scheduled:
                 raise RuntimeError("requests wait or run, but none could be scheduled")
-            self._num_steps += 1
+            self._count_step(sum(item.num_tokens for item in scheduled))
             requests = [item.request for item in scheduled if item.logits == "last" or item.reaches_end]
             states = [request.sampling for request in requests]
             # Prompts that are reported on have rows of logits that nothing is sampled from.
@@ -281,6 +286,11 @@ class Engine:
         for row, request in enumerate(requests):
             if request.is_running:
                 self._advance(request, row, sampled, now)
+
+    def _count_step(self, num_tokens: int) -> None:
+        self._num_steps += 1
+        self._num_step_tokens += num_tokens
+        self._steps_by_tokens[bisect.bisect_left(STEP_TOKENS, num_tokens)] += 1
 
     def _report_prompts(self, scheduled: list[ScheduledRequest], logits: NDArray[np.float32]) -> list[int]:
         """Use the rows that report on prompts. Returns the rows that tokens are sampled from."""

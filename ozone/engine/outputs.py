@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# Steps are counted by how many tokens they computed, in these sizes.
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
 
 @dataclass(slots=True)
 class Logprob:
@@ -91,7 +94,10 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of the engine. Counters count from start; usage is a share from 0 to 1."""
+    """A snapshot of the engine. Counters count from start; usage is a share from 0 to 1.
+
+    steps_by_tokens: how many steps had at most so many tokens as `STEP_TOKENS` says, the last one more.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -104,3 +110,5 @@ class EngineStats:
     prompt_tokens: int = 0
     generation_tokens: int = 0
     num_steps: int = 0
+    num_step_tokens: int = 0
+    steps_by_tokens: tuple[int, ...] = (0,) * (len(STEP_TOKENS) + 1)

@@ -152,10 +152,8 @@ class Generation:
         # What was refused counts nowhere.
         count = prepared.params.n
         for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-            for choice in range(count):
-                self._observers[index, choice] = self._metrics.observe(
-                    len(prompt), count, limit, arrival_time
-                )
+            for choice, observer in enumerate(self._metrics.observe(len(prompt), count, limit, arrival_time)):
+                self._observers[index, choice] = observer
         self._bridge.num_running += len(self._observers)
         self._bridge.open.add(self)
         early, self._early = self._early or [], None

@@ -1,12 +1,11 @@
 """Prometheus metrics under vLLM's names and meanings, with the prefix ``ozone:``.
 
-Gauges and counters of the engine are read from its statistics when somebody scrapes; what concerns
-single requests is observed as their deltas pass through the event loop.
+What concerns single requests is observed as their deltas pass through the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,10 +17,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from ozone.engine.outputs import RequestDelta, RequestMetrics
+from ozone.server.engine_metrics import EngineCollector
 from ozone.server.http_metrics import HttpMetrics
 from ozone.server.interfaces import EngineClient
 from ozone.server.vllm_metrics import VllmNames
@@ -38,6 +36,7 @@ _REQUEST_BUCKETS = (
     0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
+_SOURCES = ("local_compute", "local_cache_hit")
 _FINISH_REASONS = ("stop", "length", "abort", "error")
 
 
@@ -49,40 +48,6 @@ def _one_two_five(largest: int) -> list[float]:
         steps += [float(power * factor) for factor in (1, 2, 5) if power * factor <= largest]
         power *= 10
     return steps
-
-
-class _EngineCollector(Collector):
-    """The engine's own numbers, read when scraped."""
-
-    def __init__(self, engine: EngineClient, model_name: str) -> None:
-        self._engine = engine
-        self._labels = [model_name]
-
-    def collect(self) -> Iterator[Metric]:
-        stats = self._engine.stats()
-        for name, text, gauge in (
-            ("num_requests_running", "Requests in the running batch.", stats.num_running),
-            ("num_requests_waiting", "Requests that wait for their turn.", stats.num_waiting),
-            ("kv_cache_usage_perc", "Share of the KV cache in use, from 0 to 1.", stats.kv_cache_usage),
-        ):
-            family = GaugeMetricFamily(f"ozone:{name}", text, labels=["model_name"])
-            family.add_metric(self._labels, gauge)
-            yield family
-        for name, text, count in (
-            (
-                "prefix_cache_queries",
-                "Prompt tokens looked up in the prefix cache.",
-                stats.prefix_cache_queries,
-            ),
-            ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
-            ("num_preemptions", "Requests put back to wait because blocks ran out.", stats.num_preemptions),
-            ("prompt_tokens", "Prompt tokens processed.", stats.prompt_tokens),
-            ("generation_tokens", "Tokens generated.", stats.generation_tokens),
-            ("engine_steps", "Steps of the engine.", stats.num_steps),
-        ):
-            counter = CounterMetricFamily(f"ozone:{name}", text, labels=["model_name"])
-            counter.add_metric(self._labels, count)
-            yield counter
 
 
 class ServerMetrics:
@@ -98,7 +63,7 @@ class ServerMetrics:
         vllm_names: bool = False,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(engine, model_name))
+        self._registry.register(EngineCollector(engine, model_name))
         # This process and its interpreter, as every Python program reports them.
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
@@ -115,14 +80,16 @@ class ServerMetrics:
                 registry=self._registry,
             )
             info.labels(**cache_info).set(1)
+        self._add_histograms(model_name, _one_two_five(max_model_len))
+        self._add_counters(model_name)
 
+    def _add_histograms(self, model_name: str, lengths: list[float]) -> None:
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
             family = Histogram(
                 f"ozone:{name}", text, ["model_name"], buckets=buckets, registry=self._registry
             )
             return family.labels(model_name)
 
-        lengths = _one_two_five(max_model_len)
         self.time_to_first_token = histogram(
             "time_to_first_token_seconds", "From arrival to the first token.", _TTFT_BUCKETS
         )
@@ -155,6 +122,27 @@ class ServerMetrics:
         self.params_max_tokens = histogram(
             "request_params_max_tokens", "The field max_tokens, or what stands for it.", lengths
         )
+        self.prefill_computed = histogram(
+            "request_prefill_kv_computed_tokens", "Prompt tokens that were not in the cache.", lengths
+        )
+        self.longest_generation = histogram(
+            "request_max_num_generation_tokens", "Tokens of a prompt's longest completion.", lengths
+        )
+
+    def _add_counters(self, model_name: str) -> None:
+        self.prompt_tokens_cached = Counter(
+            "ozone:prompt_tokens_cached",
+            "Prompt tokens found in the prefix cache.",
+            ["model_name"],
+            registry=self._registry,
+        ).labels(model_name)
+        sources = Counter(
+            "ozone:prompt_tokens_by_source",
+            "Prompt tokens, by where their keys and values came from.",
+            ["model_name", "source"],
+            registry=self._registry,
+        )
+        self.prompt_tokens_by_source = {name: sources.labels(model_name, name) for name in _SOURCES}
         finished = Counter(
             "ozone:request_success",
             "Completions that ended, by reason.",
@@ -163,9 +151,10 @@ class ServerMetrics:
         )
         self.finished = {reason: finished.labels(model_name, reason) for reason in _FINISH_REASONS}
 
-    def observe(self, prompt_len: int, n: int, max_tokens: int, arrival_time: float) -> RequestObserver:
-        """Follow one completion, one of `n`."""
-        return RequestObserver(self, prompt_len, n, max_tokens, arrival_time)
+    def observe(self, prompt_len: int, n: int, max_tokens: int, arrival_time: float) -> list[RequestObserver]:
+        """Follow the `n` completions of a prompt."""
+        lengths: list[int] = []
+        return [RequestObserver(self, prompt_len, n, max_tokens, arrival_time, lengths) for _ in range(n)]
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -176,7 +165,13 @@ class RequestObserver:
     """Follows one completion from its arrival to its end. Times are of `time.monotonic`."""
 
     def __init__(
-        self, metrics: ServerMetrics, prompt_len: int, n: int, max_tokens: int, arrival_time: float
+        self,
+        metrics: ServerMetrics,
+        prompt_len: int,
+        n: int,
+        max_tokens: int,
+        arrival_time: float,
+        lengths: list[int],
     ) -> None:
         self._metrics = metrics
         self._prompt_len = prompt_len
@@ -186,6 +181,7 @@ class RequestObserver:
         self._first: float | None = None
         self._last = arrival_time
         self._num_tokens = 0
+        self._lengths = lengths  # of the prompt's completions that have ended
 
     def delta(self, delta: RequestDelta, now: float) -> None:
         """Take what one step added to the completion."""
@@ -194,6 +190,8 @@ class RequestObserver:
             if self._first is None:
                 self._first = now
                 metrics.time_to_first_token.observe(now - self._arrival)
+                if delta.index == 0:  # which computed the prompt for all
+                    self._observe_prompt(delta.num_cached_tokens or 0)
             else:
                 metrics.inter_token_latency.observe(now - self._last)
             self._last = now
@@ -207,6 +205,13 @@ class RequestObserver:
         """The server itself ends the completion."""
         self._metrics.finished["abort"].inc()
 
+    def _observe_prompt(self, cached: int) -> None:
+        metrics = self._metrics
+        metrics.prompt_tokens_cached.inc(cached)
+        metrics.prompt_tokens_by_source["local_cache_hit"].inc(cached)
+        metrics.prompt_tokens_by_source["local_compute"].inc(self._prompt_len - cached)
+        metrics.prefill_computed.observe(self._prompt_len - cached)
+
     def _finish(self, reason: str, now: float) -> None:
         metrics = self._metrics
         metrics.finished[reason].inc()
@@ -215,6 +220,9 @@ class RequestObserver:
         metrics.generation_len.observe(self._num_tokens)
         metrics.params_n.observe(self._n)
         metrics.params_max_tokens.observe(self._max_tokens)
+        self._lengths.append(self._num_tokens)
+        if len(self._lengths) == self._n:
+            metrics.longest_generation.observe(max(self._lengths))
         if self._first is not None and self._num_tokens > 1:
             metrics.time_per_output_token.observe((self._last - self._first) / (self._num_tokens - 1))
 

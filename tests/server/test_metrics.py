@@ -54,6 +54,13 @@ def test_what_was_served_is_counted() -> None:
     assert samples["ozone:request_prompt_tokens_sum"] == 161
     assert samples["ozone:request_generation_tokens_sum"] == 29
     assert samples["ozone:request_params_n_sum"] == 9
+    assert samples["ozone:request_max_num_generation_tokens_sum"] == 7 + 7 + 1
+    assert 0 < samples["ozone:prompt_tokens_cached_total"] < samples["ozone:prefix_cache_hits_total"]
+    cached = samples["ozone:prompt_tokens_by_source_total:local_cache_hit"]
+    assert cached + samples["ozone:prompt_tokens_by_source_total:local_compute"] == 81
+    assert samples["ozone:request_prefill_kv_computed_tokens_sum"] == 81 - cached
+    assert samples["ozone:iteration_tokens_total_count"] == samples["ozone:engine_steps_total"]
+    assert samples["ozone:iteration_tokens_total_sum"] >= 29
     assert samples["ozone:request_params_max_tokens_sum"] == 4 * 7 + 16
     assert (
         samples["ozone:e2e_request_latency_seconds_sum"] >= samples["ozone:time_to_first_token_seconds_sum"]
