@@ -26,6 +26,7 @@ from ozone.engine.runner import Runner, ScheduledRequest
 from ozone.engine.sampler import SampledTokens
 from ozone.engine.sampling_params import SamplingParams
 from ozone.engine.scheduler import Scheduler
+from ozone.engine.step_pace import StepPace
 from ozone.errors import QueueFullError, RequestError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Engine:
             seed=seed,
         )
         self._sampler = make_sampler(runner.vocab_size, scheduler.max_num_seqs)
+        self._pace: StepPace | None = None
         self._token_text: Callable[[int], str] | None = None
         if tokenizer is not None:
             self._token_text = functools.cache(tokenizer.token_text)
@@ -106,6 +108,10 @@ class Engine:
     def failure(self) -> BaseException | None:
         """What ended the engine's thread, if a bug did."""
         return self._failure
+
+    def limit_steps(self, seconds: float) -> None:
+        """Take prompts in chunks that keep steps beside running streams within that time."""
+        self._pace = StepPace(seconds)
 
     def start(self) -> None:
         """Start the engine's thread. Requests may be added before."""
@@ -263,8 +269,9 @@ class Engine:
 
     def _step(self) -> None:
         scheduled: list[ScheduledRequest] = []
+        pace, began = self._pace, time.monotonic()
         try:
-            scheduled = self._scheduler.schedule()
+            scheduled = self._scheduler.schedule(pace)
             if not scheduled:
                 raise RuntimeError("requests wait or run, but none could be scheduled")
             self._count_step(sum(item.num_tokens for item in scheduled))
@@ -283,6 +290,8 @@ class Engine:
             self._fail_step(error, was_scheduled=bool(scheduled))
             return
         now = time.monotonic()
+        if pace is not None:
+            pace.record(sum(item.num_tokens for item in scheduled), now - began)
         for row, request in enumerate(requests):
             if request.is_running:
                 self._advance(request, row, sampled, now)

@@ -15,6 +15,7 @@ from ozone.config.schema import SchedulerConfig
 from ozone.engine.block_pool import BlockPool, hash_block
 from ozone.engine.request import Request
 from ozone.engine.runner import ScheduledRequest
+from ozone.engine.step_pace import StepPace
 
 # Logits of whole prompts (for prompt_logprobs) are computed in pieces of about this size.
 MAX_PROMPT_LOGITS_BYTES = 64 << 20
@@ -56,15 +57,18 @@ class Scheduler:
         if place < len(self.waiting) and self.waiting[place] is request:
             del self.waiting[place]
 
-    def schedule(self) -> list[ScheduledRequest]:
+    def schedule(self, pace: StepPace | None = None) -> list[ScheduledRequest]:
         """Choose a step's work: every running request in line, then waiting ones while there is room.
 
         Each later decode keeps its one token of the budget, so a long prefill delays nobody's stream.
+        `pace` bounds the tokens of a step with decodes in it.
         """
         scheduled: list[ScheduledRequest] = []
         budget = self._max_num_batched_tokens
         tokens_wanted = [len(r.token_ids) - r.num_computed_tokens for r in self.running]
         decodes = tokens_wanted.count(1)
+        if pace is not None and decodes and self._enable_chunked_prefill:
+            budget = max(decodes + 1, pace.most_tokens(budget))
         preemptions = self.num_preemptions
         block_size = self._block_size
         # A copy: the end of the line may go while its beginning is served.

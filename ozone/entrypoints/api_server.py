@@ -10,6 +10,10 @@ import sys
 logger = logging.getLogger("ozone")
 
 
+# The longest that a prompt of somebody else should hold up a running stream, in seconds.
+STEP_SECONDS = 0.3
+
+
 def main(argv: list[str] | None = None) -> int:
     """Load the model that `argv` names and serve it until a signal; returns the exit code."""
     from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
@@ -49,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     logger.info(loaded.memory.line())
     from ozone.server.run import run_server
 
+    loaded.engine.limit_steps(STEP_SECONDS)
     state = server_state(loaded, settings)
     # What is there now stays. A full collection that looked at all of it held every request up for 0.1 s.
     gc.freeze()
