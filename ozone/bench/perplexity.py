@@ -120,7 +120,7 @@ def measure(engine: Engine, windows: Sequence[list[int]], step: Any = lambda _: 
         for delta in stream(engine, tokens, params):
             if delta.error is not None:
                 raise RequestError(f"a window failed: {delta.error}")
-            entries = delta.prompt_logprobs or []
+            entries = delta.prompt_logprobs or ()
             for token, entry in zip(tokens, entries, strict=False):
                 if entry is not None:
                     losses.append(-entry[token].logprob)

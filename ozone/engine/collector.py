@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import cast
 
+from ozone.engine.logprob_table import LogprobTable
 from ozone.engine.outputs import (
     CompletionOutput,
     LogprobsOfToken,
@@ -41,7 +43,7 @@ class OutputCollector:
         self._prompt_token_ids = list(prompt_token_ids)
         self._completions = [_Completion(index) for index in range(n)]
         self._num_unfinished = n
-        self._prompt_logprobs: list[LogprobsOfToken | None] | None = None
+        self._prompt_logprobs: LogprobTable | None = None
         self._num_cached_tokens: int | None = None
         self._metrics: RequestMetrics | None = None
         self._on_finished = on_finished
@@ -71,15 +73,21 @@ class OutputCollector:
         """Wait, in any thread but the engine's, for the last completion. False after `timeout` seconds."""
         return self._done.wait(timeout)
 
-    def output(self) -> RequestOutput:
-        """The output so far. Metrics are those of the completion that ended last."""
+    def output(self, *, compact: bool = False) -> RequestOutput:
+        """The output so far. Metrics are those of the completion that ended last.
+
+        compact: leave log-probabilities in tables; else they are lists.
+        """
+        prompt_logprobs: Sequence[LogprobsOfToken | None] | None = self._prompt_logprobs
+        if prompt_logprobs is not None and not compact:
+            prompt_logprobs = list(prompt_logprobs)
         return RequestOutput(
             request_id=self.request_id,
             prompt=self._prompt,
             prompt_token_ids=self._prompt_token_ids,
-            outputs=[completion.output() for completion in self._completions],
+            outputs=[completion.output(compact=compact) for completion in self._completions],
             finished=self.finished,
-            prompt_logprobs=self._prompt_logprobs,
+            prompt_logprobs=prompt_logprobs,
             metrics=self._metrics,
             num_cached_tokens=self._num_cached_tokens,
         )
@@ -90,7 +98,8 @@ class _Completion:
         self._index = index
         self._text: list[str] = []
         self._token_ids: list[int] = []
-        self._logprobs: list[LogprobsOfToken] | None = None
+        self._logprobs: LogprobTable | None = None
+        self._cumulative_logprob = 0.0
         self._finish_reason: str | None = None
         self._stop_reason: int | str | None = None
 
@@ -99,25 +108,22 @@ class _Completion:
         self._token_ids += delta.token_ids
         if delta.logprobs is not None:
             if self._logprobs is None:
-                self._logprobs = []
-            self._logprobs += delta.logprobs
+                self._logprobs = LogprobTable()
+            self._logprobs.extend(delta.logprobs)
+            for entry, token_id in zip(delta.logprobs, delta.token_ids, strict=True):
+                self._cumulative_logprob += entry[token_id].logprob
         self._finish_reason = delta.finish_reason
         self._stop_reason = delta.stop_reason
 
-    def output(self) -> CompletionOutput:
+    def output(self, *, compact: bool) -> CompletionOutput:
+        # Every row of a completion is known.
+        logprobs = cast("Sequence[LogprobsOfToken] | None", self._logprobs)
         return CompletionOutput(
             index=self._index,
             text="".join(self._text),
             token_ids=list(self._token_ids),
-            cumulative_logprob=self._cumulative_logprob(),
-            logprobs=self._logprobs,
+            cumulative_logprob=None if logprobs is None else self._cumulative_logprob,
+            logprobs=logprobs if compact or logprobs is None else list(logprobs),
             finish_reason=self._finish_reason,
             stop_reason=self._stop_reason,
-        )
-
-    def _cumulative_logprob(self) -> float | None:
-        if self._logprobs is None:
-            return None
-        return sum(
-            entry[token_id].logprob for entry, token_id in zip(self._logprobs, self._token_ids, strict=True)
         )

@@ -325,12 +325,14 @@ class Engine:
             return
         followers = request.token_ids[item.start + 1 : item.start + 1 + item.num_tokens]
         try:
-            request.prompt_logprobs += self._sampler.prompt_logprobs(
+            found = self._sampler.prompt_logprobs(
                 logits[: len(followers)],
                 followers,
                 self.runner.vocab_size if count == -1 else count or 0,
                 self._token_text,
             )
+            assert request.prompt_logprobs is not None
+            request.prompt_logprobs.extend(found)
         except Exception as error:
             self._fail(request.group, error)
 

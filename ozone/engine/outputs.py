@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ozone.engine.logprob_table import LogprobTable
 
 # Steps are counted by how many tokens they computed, in these sizes.
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -46,7 +51,7 @@ class RequestDelta:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     error: str | None = None
-    prompt_logprobs: list[LogprobsOfToken | None] | None = None
+    prompt_logprobs: LogprobTable | None = None
     num_cached_tokens: int | None = None
     metrics: RequestMetrics | None = None
 
@@ -59,7 +64,7 @@ class CompletionOutput:
     text: str
     token_ids: list[int]
     cumulative_logprob: float | None = None
-    logprobs: list[LogprobsOfToken] | None = None
+    logprobs: Sequence[LogprobsOfToken] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
@@ -87,7 +92,7 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool
-    prompt_logprobs: list[LogprobsOfToken | None] | None = None
+    prompt_logprobs: Sequence[LogprobsOfToken | None] | None = None
     metrics: RequestMetrics | None = None
     num_cached_tokens: int | None = None
 

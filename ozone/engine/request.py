@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ozone.engine.block_pool import ROOT_HASH
-from ozone.engine.outputs import LogprobsOfToken, RequestDelta, RequestMetrics
+from ozone.engine.logprob_table import LogprobTable
+from ozone.engine.outputs import RequestDelta, RequestMetrics
 
 if TYPE_CHECKING:
     from ozone.engine.output_text import Detokenizer
@@ -107,7 +108,7 @@ class Request:
         self.num_cached_tokens: int | None = None
         # Completions share their prompt: the first one reports on it.
         self.wants_prompt_logprobs = index == 0 and group.params.prompt_logprobs is not None
-        self.prompt_logprobs: list[LogprobsOfToken | None] = [None]
+        self.prompt_logprobs = LogprobTable([None]) if self.wants_prompt_logprobs else None
 
     @property
     def num_output_tokens(self) -> int:

@@ -139,8 +139,8 @@ class Scheduler:
         """Take a request's blocks. Its tokens stay; it computes them again when its turn comes."""
         self._stop_running(request)
         request.num_computed_tokens = 0
-        if request.wants_prompt_logprobs:
-            del request.prompt_logprobs[1:]
+        if request.prompt_logprobs is not None and request.wants_prompt_logprobs:
+            request.prompt_logprobs.truncate(1)
         self.num_preemptions += 1
         insort(self.waiting, request, key=_in_line)
 

@@ -11,7 +11,7 @@ logger = logging.getLogger("ozone")
 
 
 # The longest that a prompt of somebody else should hold up a running stream, in seconds.
-STEP_SECONDS = 0.3
+STEP_SECONDS = 0.25
 
 
 def main(argv: list[str] | None = None) -> int:

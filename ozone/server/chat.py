@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -102,7 +102,7 @@ class ChatAnswer:
             self._collector.add(arrival.delta)
 
     def whole(self) -> dict[str, Any]:
-        output = self._collector.output()
+        output = self._collector.output(compact=True)
         choices = []
         for completion in output.outputs:
             choice: dict[str, Any] = {
@@ -123,7 +123,7 @@ class ChatAnswer:
         return answer
 
     def _logprobs(
-        self, token_ids: list[int], logprobs: list[LogprobsOfToken] | None
+        self, token_ids: list[int], logprobs: Sequence[LogprobsOfToken] | None
     ) -> dict[str, Any] | None:
         if not logprobs:
             return None

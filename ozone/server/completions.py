@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,7 +70,7 @@ def _params(context: ServerContext, body: CompletionRequest, max_tokens: int) ->
 class _Prompt:
     token_ids: list[int]
     text: str | None  # None until it is wanted, where the prompt came as token ids
-    logprobs: list[LogprobsOfToken | None] | None = None
+    logprobs: Sequence[LogprobsOfToken | None] | None = None
 
 
 class CompletionAnswer:
@@ -120,7 +121,7 @@ class CompletionAnswer:
     def whole(self) -> dict[str, Any]:
         choices = []
         for prompt_index, collector in enumerate(self._collectors):
-            output = collector.output()
+            output = collector.output(compact=True)
             self._prompts[prompt_index].logprobs = output.prompt_logprobs
             for completion in output.outputs:
                 choice = self._choice(prompt_index, completion.index).piece(
@@ -184,13 +185,13 @@ class _Choice:
             piece["token_ids"] = token_ids
             if not self._started:
                 piece["prompt_token_ids"] = self._prompt.token_ids
-        known: list[LogprobsOfToken | None] = list(logprobs or [])
+        known: list[PromptLogprobs] = [logprobs] if logprobs else []
         if self._body.echo and not self._started:
             piece["text"] = (self._prompt.text or "") + text
             if self._prompt.logprobs is not None:
                 token_ids = self._prompt.token_ids + token_ids
-                known = self._prompt.logprobs + known
+                known.insert(0, self._prompt.logprobs)
         if self._logprobs is not None and known:
-            piece["logprobs"] = self._logprobs.piece(token_ids, known)
+            piece["logprobs"] = self._logprobs.piece(token_ids, itertools.chain(*known))
         self._started = True
         return piece

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import orjson
 
 from ozone.engine.outputs import LogprobsOfToken
 from ozone.server.interfaces import ServerTokenizer
@@ -38,11 +40,11 @@ class CompletionLogprobs:
         self._top = top
         self._offset = 0
 
-    def piece(self, token_ids: Sequence[int], logprobs: PromptLogprobs) -> dict[str, Any]:
+    def piece(self, token_ids: Sequence[int], logprobs: Iterable[LogprobsOfToken | None]) -> dict[str, Any]:
         """The next tokens with what is known of them; None stands for a prompt's first token."""
         tokens: list[str] = []
         chosen: list[float | None] = []
-        alternatives: list[dict[str, float] | None] = []
+        alternatives: list[orjson.Fragment | None] = []
         offsets: list[int] = []
         for token_id, known in zip(token_ids, logprobs, strict=True):
             own = known.get(token_id) if known else None
@@ -51,7 +53,7 @@ class CompletionLogprobs:
             offsets.append(self._offset)
             self._offset += len(name)
             chosen.append(max(own.logprob, _LEAST) if own else None)
-            alternatives.append(self._alternatives(known) if known else None)
+            alternatives.append(_written(self._alternatives(known)) if known else None)
         return {
             "tokens": tokens,
             "token_logprobs": chosen,
@@ -82,7 +84,7 @@ def chat_logprobs(
         entry["top_logprobs"] = [
             _chat_entry(names(other, known[other].decoded_token), known[other].logprob) for other, _ in ranked
         ]
-        content.append(entry)
+        content.append(_written(entry))
     return {"content": content, "refusal": None}
 
 
@@ -94,15 +96,20 @@ def prompt_logprobs_json(logprobs: PromptLogprobs | None, names: TokenNames) -> 
     """vLLM's extra field `prompt_logprobs`: per token None or token id -> what is known of it."""
     if logprobs is None:
         return None
-    return [
-        known
-        and {
-            str(token_id): {
-                "logprob": max(entry.logprob, _LEAST),
-                "rank": entry.rank,
-                "decoded_token": names(token_id, entry.decoded_token),
-            }
-            for token_id, entry in known.items()
+    return [known and _written(_by_token_id(known, names)) for known in logprobs]
+
+
+def _by_token_id(known: LogprobsOfToken, names: TokenNames) -> dict[str, Any]:
+    return {
+        str(token_id): {
+            "logprob": max(entry.logprob, _LEAST),
+            "rank": entry.rank,
+            "decoded_token": names(token_id, entry.decoded_token),
         }
-        for known in logprobs
-    ]
+        for token_id, entry in known.items()
+    }
+
+
+def _written(value: Any) -> orjson.Fragment:
+    """JSON as bytes at once: as objects, the entries of a long answer would take ten times the memory."""
+    return orjson.Fragment(orjson.dumps(value))

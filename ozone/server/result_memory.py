@@ -55,7 +55,7 @@ def num_parts(delta: RequestDelta) -> int:
     """What there is to write of a delta: tokens and entries."""
     parts = len(delta.token_ids) + completion_entries(delta)
     if delta.prompt_logprobs is not None:
-        parts += sum(len(known) for known in delta.prompt_logprobs if known)
+        parts += delta.prompt_logprobs.num_entries
     return parts
 
 

@@ -170,10 +170,10 @@ def test_a_request_that_cannot_be_scheduled_ends_and_the_engine_goes_on(engines)
     engine = engines(start=False)
     schedule = engine._scheduler.schedule
 
-    def stumble():
+    def stumble(pace):
         if engine._scheduler.waiting and engine._scheduler.waiting[0].request_id == "bad":
             raise KeyError("no such block")
-        return schedule()
+        return schedule(pace)
 
     engine._scheduler.schedule = stumble
     collectors = [submit(engine, name, PROMPT, greedy()) for name in ("first", "bad", "last")]
@@ -189,7 +189,7 @@ def test_a_request_that_cannot_be_scheduled_ends_and_the_engine_goes_on(engines)
 
 def test_requests_none_of_which_can_be_scheduled_end_one_by_one(engines):
     engine = engines(start=False)
-    schedule, engine._scheduler.schedule = engine._scheduler.schedule, list
+    schedule, engine._scheduler.schedule = engine._scheduler.schedule, lambda pace: []
     collectors = [submit(engine, str(number), PROMPT, greedy(n=2)) for number in range(3)]
     engine.start()
     assert finish(*collectors) == ["error"] * 3
