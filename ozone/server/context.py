@@ -27,7 +27,7 @@ INLINE_CHARACTERS = 4096
 # Longer ones take seconds. They have a thread of their own, so that others do not wait behind them.
 _LARGE_CHARACTERS = 256 << 10
 # Parts of an answer (tokens, log-probabilities) that take a millisecond or two to write.
-_INLINE_PARTS = 1024
+INLINE_PARTS = 1024
 _HEALTH_SECONDS = 0.5
 
 
@@ -99,7 +99,7 @@ class ServerContext:
 
     async def write(self, num_parts: int, function: Callable[[], Result]) -> Result:
         """Write a part of an answer, tokens or log-probabilities, beside the loop if it is long."""
-        if num_parts <= _INLINE_PARTS:
+        if num_parts <= INLINE_PARTS:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._writer, function)
 

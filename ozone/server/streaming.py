@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ozone.errors import RequestError
-from ozone.server.context import ServerContext
+from ozone.server.context import INLINE_PARTS, ServerContext
 from ozone.server.errors import error_body, error_response
 from ozone.server.generation import Arrival, ClientDisconnectedError, Generation
 from ozone.server.refusals import log_refusal
@@ -75,14 +75,28 @@ class EventStream(Response):
         async for arrivals in batches:
             if self._outputs is not None:
                 self._outputs.add(arrivals)
-            parts = sum(num_parts(arrival.delta) for arrival in arrivals)
-            if chunk := await self._context.write(parts, functools.partial(self._written, arrivals)):
-                yield chunk
+            for size, some in _groups(arrivals):
+                if chunk := await self._context.write(size, functools.partial(self._written, some)):
+                    yield chunk
         if chunk := self._written(None):
             yield chunk
 
     def _written(self, arrivals: list[Arrival] | None) -> bytes:
         return b"".join(map(_event, self._to_events(arrivals)))
+
+
+def _groups(arrivals: list[Arrival]) -> Iterator[tuple[int, list[Arrival]]]:
+    """Arrivals that are written together, with their parts: few at once where they are long."""
+    group: list[Arrival] = []
+    size = 0
+    for arrival in arrivals:
+        parts = num_parts(arrival.delta)
+        if group and size + parts > INLINE_PARTS:
+            yield size, group
+            group, size = [], 0
+        group.append(arrival)
+        size += parts
+    yield size, group
 
 
 def _event(value: Any) -> bytes:
