@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from ozone.errors import OzoneError, escaped
+from ozone.server.logs import LineFormatter
 
 
 def start_logging(level: int = logging.INFO) -> None:
@@ -15,21 +16,10 @@ def start_logging(level: int = logging.INFO) -> None:
     logger = logging.getLogger("ozone")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Formatter())
+        handler.setFormatter(LineFormatter(times=False))
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(level)
-
-
-class _Formatter(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return escaped(super().formatMessage(record))
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)  # what follows the message, such as a traceback, has lines of its own
-        if record.levelno < logging.WARNING:
-            return f"ozone: {text}"
-        return f"ozone: {record.levelname.lower()}: {text}"
 
 
 def run_program(main: Callable[[], int]) -> int:

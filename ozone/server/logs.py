@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.config
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ozone.errors import ConfigError, escaped
-from ozone.server.flags import ServerSettings
+
+if TYPE_CHECKING:
+    from ozone.server.flags import ServerSettings
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
-class TimedFormatter(logging.Formatter):
-    """``2026-01-31 12:00:00.123 ozone: text``, with the level before the text where it is above INFO."""
+class LineFormatter(logging.Formatter):
+    """``ozone: text``, with the level where it is above INFO; a server's lines begin with a time."""
+
+    def __init__(self, *, times: bool) -> None:
+        super().__init__()
+        self._times = times
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return escaped(super().formatMessage(record))
@@ -28,7 +33,8 @@ class TimedFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)  # what follows the message, such as a traceback, has lines of its own
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"{self.formatTime(record, _TIME)}.{record.msecs:03.0f} ozone: {level}{text}"
+        time = f"{self.formatTime(record, _TIME)}.{record.msecs:03.0f} " if self._times else ""
+        return f"{time}ozone: {level}{text}"
 
 
 class _NotThesePaths(logging.Filter):
@@ -48,7 +54,7 @@ class _NotThesePaths(logging.Filter):
 def start_server_logging(settings: ServerSettings) -> None:
     """Set up the loggers of Ozone and of uvicorn. Raises ConfigError where a config file cannot be used."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(TimedFormatter())
+    handler.setFormatter(LineFormatter(times=True))
     for name in ("ozone", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -63,6 +69,8 @@ def start_server_logging(settings: ServerSettings) -> None:
 
 def _apply(file: str) -> None:
     """Configure logging as a JSON file says, in the format of `logging.config.dictConfig`."""
+    import logging.config  # slow, and rarely asked for
+
     try:
         config: Mapping[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
         # Without a word about it, Python switches off the loggers that exist already: ours.

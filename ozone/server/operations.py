@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, Response
 
+from ozone.config.values import boolean
+from ozone.errors import RequestError
 from ozone.server import responses
 from ozone.server.answers import VERSION, json_response
 from ozone.server.context import ServerContext
@@ -84,8 +86,10 @@ def _add_tokenizer_info(app: FastAPI, context: ServerContext) -> None:
 
 
 def _add_reset(app: FastAPI, context: ServerContext) -> None:
-    @app.post("/reset_prefix_cache", response_model=responses.ResetAnswer, responses=errors(401))
-    async def reset_prefix_cache() -> Response:
+    @app.post("/reset_prefix_cache", response_model=responses.ResetAnswer, responses=errors(400, 401))
+    async def reset_prefix_cache(reset_running_requests: str = "false") -> Response:
+        if boolean(reset_running_requests, "reset_running_requests"):
+            raise RequestError("Requests that run are not reset", param="reset_running_requests")
         success = context.state.engine.reset_prefix_cache()
         message = (
             "The prefix cache is empty" if success else "Requests run or wait: try again when they ended"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from starlette.types import Scope
 
 from ozone.errors import RequestError, escaped
+from ozone.server.paths import OPEN_PATHS, route_path
 from ozone.server.request_ids import known_name
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ _limit = RateLimit(_BURST, _LINES_PER_SECOND)
 
 def log_refusal(scope: Scope, error: RequestError) -> None:
     """One line for a request that gets an error for an answer."""
+    if route_path(scope) in OPEN_PATHS:  # asked once a second by probes, which know why
+        return
     dropped = _limit.take()
     if dropped is None:
         return
@@ -55,5 +58,5 @@ def log_refusal(scope: Scope, error: RequestError) -> None:
     client = scope.get("client") or ("unknown",)
     name = known_name(scope)
     where = f"{scope['method']} {escaped(scope['path'], _LONGEST_PATH)}"
-    who = f"from {client[0]}" + (f", request {name}" if name else "")
+    who = f"from {escaped(str(client[0]), _LONGEST_PATH)}" + (f", request {name}" if name else "")
     logger.info("%d for %s %s: %s", error.status, where, who, escaped(str(error), _LONGEST_REASON))

@@ -18,7 +18,7 @@ from ozone.errors import ConfigError
 from ozone.server import refusals
 from ozone.server.flags import ServerSettings
 from ozone.server.load_log import load_line
-from ozone.server.logs import TimedFormatter, escaped, start_server_logging
+from ozone.server.logs import LineFormatter, escaped, start_server_logging
 from ozone.server.refusals import RateLimit
 from ozone.server.request_log import log_request
 
@@ -41,16 +41,18 @@ def record(message: str, level: int = logging.INFO, **fields: object) -> logging
 
 
 def test_a_line_has_a_time_and_stays_one_line() -> None:
-    line = TimedFormatter().format(record("a\x1b[2J\nb\u202e", msecs=7.0))
+    line = LineFormatter(times=True).format(record("a\x1b[2J\nb\u202e", msecs=7.0))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.007 ozone: a\\x1b\[2J\\nb\\u202e", line)
-    assert " ozone: warning: x" in TimedFormatter().format(record("x", logging.WARNING))
+    assert " ozone: warning: x" in LineFormatter(times=True).format(record("x", logging.WARNING))
 
 
 def test_a_traceback_keeps_its_lines() -> None:
     try:
         raise ValueError("x")
     except ValueError as error:
-        shown = TimedFormatter().format(record("failed", exc_info=(type(error), error, error.__traceback__)))
+        shown = LineFormatter(times=True).format(
+            record("failed", exc_info=(type(error), error, error.__traceback__))
+        )
     assert len(shown.splitlines()) > 2
 
 
@@ -99,6 +101,7 @@ def test_a_server_writes_the_line_unless_it_is_switched_off(
 def test_a_refusal_is_logged_with_its_reason(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     refusals._limit = RateLimit(20, 2.0)
     with caplog.at_level(logging.INFO, logger="ozone"):
+        http.get("/health?x", headers={"X-Forwarded-For": "1"})
         http.post("/v1/completions", json={"prompt": "a", "n": 0}, headers={"X-Request-Id": "mine\x7f"})
         http.get("/nothing%0a%1b[2J")
         http.post("/v1/completions", json={"model": "a\x1b[2J\nb" * 200, "prompt": "a"})
@@ -139,6 +142,7 @@ def test_a_requests_line_is_short_whatever_its_parameters(caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, logger="ozone"):
         log_request("cmpl-x", [[1, 2]] * 2000, params)
     assert caplog.messages[0].startswith("cmpl-x: prompt tokens [2, 2, 2, 2, 2, 2, 2, 2, ...], ")
+    assert "logit_bias=<100000 entries>" in caplog.messages[0]
     assert "max_tokens=3" in caplog.messages[0]
     assert len(caplog.messages[0]) < 2000 and "\x1b" not in caplog.messages[0]
 

@@ -150,6 +150,9 @@ def test_the_prefix_cache_is_reset_unless_requests_run(operated: RunningServer, 
         return usage["prompt_tokens_details"]["cached_tokens"]
 
     cached()
+    for value in ("true", "x"):
+        refused = client.post(f"/reset_prefix_cache?reset_running_requests={value}")
+        assert refused.status_code == 400
     assert cached() > 0
     assert client.post("/reset_prefix_cache").json()["success"] is True
     assert cached() == 0
