@@ -165,9 +165,9 @@ def _words_of(setting: FileSetting, parser: ArgumentParser) -> list[str]:
     """A setting as words of a command line; none where it says nothing."""
     flag, value = setting.flag, setting.value
     action = parser._option_string_actions.get(flag)
-    if value is None:
+    if value is None or (value == [] and action is None and "." not in flag):
         return []
-    if isinstance(value, list) and (action is None or action.nargs == "+") and "." not in flag:
+    if isinstance(value, list) and action is not None and action.nargs == "+":
         return [flag, *map(_word, value)] if value else []
     if isinstance(value, bool) and action is not None and action.nargs == 0:
         has_opposite = parser.respell_switch(flag, "false") != [f"{flag}=false"]

@@ -12,9 +12,7 @@ _ACCEPTED_FLAGS: Mapping[str, str] = {
     "there is no GPU here; --kv-cache-memory-bytes says how much memory the KV cache gets": (
         "gpu_memory_utilization device_memory_utilization"
     ),
-    "no code that comes with a model is ever run, and no model here needs any": (
-        "trust_remote_code code_revision"
-    ),
+    "no code that comes with a model is ever run": ("trust_remote_code code_revision"),
     "weights, KV cache and steps are in the CPU's memory already": (
         "cpu_offload_gb cpu_offload_params offload_backend offload_group_size offload_num_in_group "
         "offload_prefetch_step offload_params kv_offloading_size kv_offloading_backend "

@@ -11,7 +11,6 @@ import os
 import re
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 from ozone.config.values import boolean, choice, integer, show, text, text_list
 from ozone.errors import ConfigError
@@ -46,7 +45,7 @@ def _root_path(value: object, where: str) -> str:
 
 
 def _file(value: object, where: str) -> str:
-    if not Path(text(value, where)).is_file():
+    if not os.path.isfile(text(value, where)):  # False for names that no file can have, too
         raise ConfigError(f"{where}: no such file: {value}")
     return str(value)
 

@@ -137,6 +137,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("enable-prefix-caching: perhaps", "--enable-prefix-caching: perhaps is not a boolean"),
         ("compilation-config: {mod: 1}", "line 1: compilation-config: -cc.mod: there is no such key"),
         ("enable-lora: true", "line 1: vLLM has --enable-lora; Ozone does not (yet)"),
+        ("enable-lora: [1, 2]", "line 1: --enable-lora: [1, 2] is not a boolean"),
         ("swap-space: x", "line 1: --swap-space: x is not a number"),
         ("a: [", "line 1: expected the node content"),
         ("a\nb: c", "line 2: mapping values are not allowed here"),
