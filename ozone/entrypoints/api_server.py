@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     """Load the model that `argv` names and serve it until a signal; returns the exit code."""
     from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
     from ozone.entrypoints.startup import StartupTimer, process_start_time
-    from ozone.server.flags import add_server_arguments, server_settings
+    from ozone.server.flags import add_server_arguments, server_settings, warn_of_empty_keys
     from ozone.server.listener import bind
     from ozone.server.logs import start_server_logging
 
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
     settings = server_settings(namespace)
     start_server_logging(settings)
+    warn_of_empty_keys(settings)
 
     args = engine_args(namespace)
     listener = bind(settings)

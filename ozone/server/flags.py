@@ -7,6 +7,7 @@ is a new row. Nothing here imports FastAPI, so that a command line can show its 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import threading
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from ozone.config.values import boolean, choice, integer, show, text, text_list
 from ozone.errors import ConfigError
 from ozone.server.flag_table import add_flags, flag, read_flags
+
+logger = logging.getLogger(__name__)
 
 # The first of these that is not empty holds the API key.
 API_KEY_VARIABLES = ("OZONE_API_KEY", "VLLM_API_KEY")
@@ -80,7 +83,6 @@ class ServerSettings:
         "names besides its own that the server answers to, with commas between; *.example.com and * too",
         (),
         metavar="NAMES",
-        default="see server.md",
         vllm="",
     )
     allowed_origins: tuple[str, ...] = flag(
@@ -189,6 +191,13 @@ class ServerSettings:
 def api_key_from_environment() -> str | None:
     """The key that a server started in this environment demands, and its clients send."""
     return next((os.environ[name] for name in API_KEY_VARIABLES if os.environ.get(name)), None)
+
+
+def warn_of_empty_keys(settings: ServerSettings) -> None:
+    """Say so where a variable that should hold the key is empty, which leaves the server open."""
+    empty = [name for name in API_KEY_VARIABLES if os.environ.get(name) == ""]
+    if empty and not settings.api_keys:
+        logger.warning("%s is empty: requests need no key", " and ".join(empty))
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:

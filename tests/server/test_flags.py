@@ -9,7 +9,13 @@ import pytest
 from ozone.config.command_line import ArgumentParser
 from ozone.errors import ConfigError
 from ozone.server.flag_table import docs_rows, rows
-from ozone.server.flags import API_KEY_VARIABLES, ServerSettings, add_server_arguments, server_settings
+from ozone.server.flags import (
+    API_KEY_VARIABLES,
+    ServerSettings,
+    add_server_arguments,
+    server_settings,
+    warn_of_empty_keys,
+)
 
 
 def parse(*arguments: str) -> ServerSettings:
@@ -67,6 +73,14 @@ def test_an_empty_variable_does_not_hide_the_other(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OZONE_API_KEY", "")
     monkeypatch.setenv("VLLM_API_KEY", "vllm")
     assert parse().api_keys == ("vllm",)
+
+
+def test_an_empty_key_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "")
+    warn_of_empty_keys(parse("--api-key", "k"))
+    assert not caplog.messages
+    warn_of_empty_keys(parse())
+    assert caplog.messages == ["VLLM_API_KEY is empty: requests need no key"]
 
 
 def test_a_bad_key_in_the_environment_is_an_error_that_names_the_variable(
