@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client as raw_http
 import logging
+import re
 import threading
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from server_stubs import RunningServer, make_state, serving
+from starlette.types import Message
 
+from ozone.server.app import create_app
 from ozone.server.flags import ServerSettings
+from ozone.server.request_ids import clean_id
 
 KEY = {"Authorization": "Bearer k"}
 
@@ -245,3 +252,58 @@ def test_the_page_shows_a_hostile_name_as_text() -> None:
         page = httpx.get(server.url)
         assert "<script>" not in page.text
         assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+PIECES = [
+    "/",
+    "//",
+    "health",
+    "ping",
+    "llm",
+    "v1",
+    "models",
+    "..",
+    ".",
+    ";",
+    "%2f",
+    "\\",
+    "\0",
+    " ",
+    "é",
+    "metrics",
+]
+
+
+def test_only_health_and_ping_are_open_whatever_the_path() -> None:
+    state = make_state(settings=ServerSettings(root_path="/llm", api_keys=("k",)))
+    app = create_app(state)
+
+    async def status(path: str, method: str) -> int:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": []}
+        scope |= {"query_string": b"", "root_path": "", "scheme": "http", "http_version": "1.1", "state": {}}
+        await app({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}, receive, send)
+        return sent[0]["status"]
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=8), st.sampled_from(["GET", "HEAD", "POST", "BREW"]))
+    def check(pieces: list[str], method: str) -> None:
+        path = "/" + "".join(pieces)
+        is_open = path in {"/health", "/ping", "/llm/health", "/llm/ping"}
+        assert (asyncio.run(status(path, method)) != 401) is is_open
+
+    check()
+    for path in ("/health", "/llm/ping"):
+        assert asyncio.run(status(path, "HEAD")) == 200
+    state.engine.shutdown()
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_any_name_becomes_a_safe_one(text: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9._:~+/=@-]{1,128}", clean_id(text).replace("_", "-"))
