@@ -16,7 +16,7 @@ _ACCEPTED_FLAGS: Mapping[str, str] = {
     "weights, KV cache and steps are in the CPU's memory already": (
         "cpu_offload_gb cpu_offload_params offload_backend offload_group_size offload_num_in_group "
         "offload_prefetch_step offload_params kv_offloading_size kv_offloading_backend "
-        "mm_ipc_gpu_memory_gb device_ids enable_cumem_allocator"
+        "mm_ipc_gpu_memory_gb device_ids enable_cumem_allocator override_neuron_config"
     ),
     "preempted requests are recomputed, not swapped": "swap_space",
     "weight files are memory-mapped, and read with --num-threads threads": (
@@ -41,7 +41,7 @@ _ACCEPTED_FLAGS: Mapping[str, str] = {
         "enable_flash_late_interaction"
     ),
     "kernels are chosen by the platform and the autotuner": (
-        "attention_backend attention_config linear_backend ir_op_priority monokernel use_fp64_gumbel "
+        "attention_backend attention_config linear_backend ir_op_priority monokernel "
         "sparse_indexer_topk_backend enable_bf16x3_router_gemm jit_monitor_mode jit_monitor_verbose"
     ),
     "no model here has such layers": (
@@ -55,6 +55,7 @@ _ACCEPTED_FLAGS: Mapping[str, str] = {
         "distributed_executor_backend distributed_timeout_seconds cpu_distributed_timeout_seconds "
         "master_addr master_port disable_custom_all_reduce disable_nccl_for_dp_synchronization "
         "enable_nccl_comm_suspend dp_sync_interval data_parallel_backend data_parallel_supervisor_port "
+        "worker_use_ray engine_use_ray disable_frontend_multiprocessing disable_async_output_proc "
         "dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s dp_supervisor_probe_failure_threshold "
         "aggregate_engine_logging ray_workers_use_nsight enable_shm_tensor_arena renderer_num_workers "
         "dcp_comm_backend dcp_kv_cache_interleave_size cp_kv_cache_interleave_size dcp_q_replicate "
@@ -63,12 +64,14 @@ _ACCEPTED_FLAGS: Mapping[str, str] = {
     "the engine plans each step itself; its sizes are --max-num-batched-tokens and --max-num-seqs": (
         "async_scheduling scheduler_reserve_full_isl long_prefill_token_threshold "
         "long_prefill_token_threshold_adaptive max_num_partial_prefills max_long_partial_prefills "
-        "prefill_schedule_interval watermark scheduler_delay_factor num_scheduler_steps preemption_mode"
+        "prefill_schedule_interval watermark scheduler_delay_factor num_scheduler_steps preemption_mode "
+        "multi_step_stream_outputs use_v2_block_manager"
     ),
     "blocks are hashed and kept in one way": (
         "prefix_caching_hash_algo prefix_cache_retention_interval prefix_match_unit"
     ),
-    "what is captured does not depend on the length": "max_seq_len_to_capture",
+    "what is captured does not depend on the length": "max_seq_len_to_capture max_context_len_to_capture",
+    "random numbers are the same on every machine, in their full precision": "use_fp64_gumbel",
     "the level decides: say -O0 to -O3": "performance_mode",
     "Ozone's own figures are at /metrics and /startup": (
         "kv_cache_metrics kv_cache_metrics_sample cudagraph_metrics "
@@ -114,11 +117,14 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     "adapters are not built": (
         "enable_lora max_loras max_lora_rank default_mm_loras fully_sharded_loras max_cpu_loras lora_dtype "
         "lora_target_modules enable_tower_connector_lora specialize_active_lora lora_extra_vocab_size "
-        "lora_modules enable_mixed_moe_lora_format enable_moe_shared_loras max_lora_cls_labels"
+        "lora_modules enable_mixed_moe_lora_format enable_moe_shared_loras max_lora_cls_labels "
+        "enable_lora_bias long_lora_scaling_factors enable_prompt_adapter max_prompt_adapters "
+        "max_prompt_adapter_token qlora_adapter_name_or_path"
     ),
     "speculative decoding is not built": (
         "speculative_config spec_method spec_model spec_tokens num_lookahead_slots speculative_model "
-        "num_speculative_tokens"
+        "num_speculative_tokens speculative_draft_tensor_parallel_size speculative_max_model_len "
+        "speculative_disable_by_batch_size ngram_prompt_lookup_max ngram_prompt_lookup_min"
     ),
     "only text models are built": (
         "enable_prompt_embeds enable_mm_embeds mm_encoder_only io_processor_plugin engram_config "
@@ -142,7 +148,7 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     ),
     "structured output, reasoning and tools are not built": (
         "structured_outputs_config reasoning_parser reasoning_parser_plugin reasoning_config "
-        "reasoning_effort_map guided_decoding_backend guided_decoding_disable_fallback "
+        "reasoning_effort_map enable_reasoning guided_decoding_backend guided_decoding_disable_fallback "
         "guided_decoding_disable_any_whitespace guided_decoding_disable_additional_properties "
         "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level "
         "exclude_tools_when_tool_choice_none"

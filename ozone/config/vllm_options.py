@@ -363,9 +363,15 @@ _OLDER = """
 calculate_kv_scales switch false
 cuda_graph_sizes words -
 device text auto
+disable_async_output_proc switch false
+disable_frontend_multiprocessing switch false
 disable_mm_preprocessor_cache switch false
 enable_bf16x3_router_gemm switch false
+enable_lora_bias switch false
 enable_mm_processor_stats switch false
+enable_prompt_adapter switch false
+enable_reasoning switch false
+engine_use_ray switch false
 eplb_log_balancedness switch false
 eplb_step_interval int -
 eplb_window_size int -
@@ -374,26 +380,40 @@ guided_decoding_disable_additional_properties switch false
 guided_decoding_disable_any_whitespace switch false
 guided_decoding_disable_fallback switch false
 logits_processor_pattern text -
+long_lora_scaling_factors text -
 lora_extra_vocab_size int -
 mamba_config json -
+max_context_len_to_capture int -
 max_long_partial_prefills int 1
 max_num_partial_prefills int 1
+max_prompt_adapter_token int 0
+max_prompt_adapters int 1
 max_seq_len_to_capture int -
+multi_step_stream_outputs switch true
+ngram_prompt_lookup_max int -
+ngram_prompt_lookup_min int -
 num_lookahead_slots int 0
 num_redundant_experts int 0
 num_scheduler_steps int 1
 num_speculative_tokens int 0
 override_attention_dtype text -
+override_neuron_config json -
 override_pooler_config json -
 preemption_mode text recompute
+qlora_adapter_name_or_path text -
 quantization_param_path text -
 rope_scaling json -
 rope_theta float -
 scheduler_delay_factor float 0
+speculative_disable_by_batch_size int -
+speculative_draft_tensor_parallel_size int -
+speculative_max_model_len int -
 speculative_model text -
 swap_space float 4
 task text auto
 tokenizer_pool_size int 0
+use_v2_block_manager switch true
+worker_use_ray switch false
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from ozone.config.args import EngineArgs
-from ozone.config.command_line import ArgumentParser
+from ozone.config.command_line import ArgumentParser, add_engine_arguments
 from ozone.config.keys import KEYS
 from ozone.config.neutral import NEUTRAL
 from ozone.config.schema import OzoneConfig
 from ozone.config.upstream import ACCEPTED_FLAGS, ACCEPTED_KEYS, REFUSED_FLAGS, REFUSED_KEYS
-from ozone.config.vllm_options import OPTIONS, SERVE, SWITCHES
+from ozone.config.vllm_options import OPTIONS, SERVE, SHORT, SWITCHES, long_names
 from ozone.errors import ConfigError
+from ozone.server.flags import add_server_arguments
 
 Parse = Callable[..., EngineArgs]
 Resolved = Callable[..., OzoneConfig]
@@ -146,6 +148,27 @@ def test_what_ozone_has_not_is_said_in_one_line(
     line = capsys.readouterr().err
     assert message in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", [*long_names(), *SHORT, "--attention-config.a", "--kernel-config.mode"])
+def test_no_name_of_vllms_is_unknown(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    for words in ([flag], [flag + "=1"], [flag, "1"]):
+        parser = ArgumentParser(prog="ozone serve")
+        add_engine_arguments(parser, model="both")
+        add_server_arguments(parser)
+        with contextlib.suppress(SystemExit):
+            parser.parse_args(words)
+        assert "there is no flag" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SERVE)
+def test_no_argument_of_vllms_is_unknown(name: str) -> None:
+    with contextlib.suppress(ConfigError):
+        EngineArgs.from_kwargs(**{name: "x"})
+        return
+    with pytest.raises(ConfigError) as caught:
+        EngineArgs.from_kwargs(**{name: "x"})
+    assert "there is no argument" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", REFUSED_FLAGS)
