@@ -100,7 +100,7 @@ def add_engine_arguments(
     parser.add_argument(
         CONFIG_FLAG,
         metavar="FILE",
-        help="flags in YAML, such as `max-model-len: 4096`; what the command line says as well, it decides",
+        help="read flags from this YAML file, such as `max-model-len: 4096`; the command line wins",
     )
     _add_objects(levels)
     _add_leaf_flags(levels)

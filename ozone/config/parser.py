@@ -147,6 +147,8 @@ class ArgumentParser(argparse.ArgumentParser):
             raise ConfigError(f"{word} begins with a dash of another kind, {code}; flags begin with -")
         if not any(action.dest == "model_argument" for action in self._actions):
             return  # words may be text, such as a prompt
+        if word.startswith("@"):
+            raise ConfigError(f"{word}: flags in a file are read with {CONFIG_FLAG} FILE")
         flag, space, rest = word.partition(" ")
         action = self._option_string_actions.get(flag)
         if action is None:

@@ -525,6 +525,8 @@ def test_help_names_every_flag_and_key(capsys: pytest.CaptureFixture[str]) -> No
         (["--enable-prefix-caching", "true"], "a switch has its value in the same word"),
         (["--trust-remote-code", "False"], "--trust-remote-code=False"),
         (["--seed", "--dtype", "half"], "--seed: expected one argument"),
+        (["@flags"], "@flags: flags in a file are read with --config FILE"),
+        (["-O1", "a", "b"], "unrecognized arguments: b"),
     ],
 )
 def test_slips_are_one_line(
