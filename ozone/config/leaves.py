@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ozone.config.keys import COMPILATION, KERNEL, KEYS, LIST_KEYS, MAPPING_KEYS
-from ozone.config.values import show
-from ozone.errors import ConfigError
+from ozone.config.values import from_json, show
+from ozone.errors import ConfigError, shown
 
 EAGER_FLAG = "--enforce-eager"
 SPELLING = {COMPILATION: "-cc", KERNEL: "--kernel-config"}
@@ -132,7 +131,7 @@ class Leaves:
         before = dict(self.settings[key].value) if key in self.settings else {}
         if isinstance(value, str):
             with contextlib.suppress(ValueError):  # a bare word is text
-                value = json.loads(value)
+                value = from_json(value)
         before.pop(name, None)
         if value is not None:
             before[name] = value
@@ -142,13 +141,17 @@ class Leaves:
 def _mapping_of(tree: object, where: str) -> Mapping[str, Any]:
     if isinstance(tree, str):
         try:
-            tree = json.loads(tree)
+            tree = from_json(tree)
         except ValueError as error:
-            raise ConfigError(f"{where}: {tree!r} is neither KEY=VALUE nor a JSON object ({error})") from None
+            raise ConfigError(
+                f"{where}: {shown(tree)} is neither KEY=VALUE nor a JSON object ({error})"
+            ) from None
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree)}
     if not isinstance(tree, Mapping):
-        raise ConfigError(f'{where}: {tree!r} is not a config object; give JSON such as {{"mode": "NONE"}}')
+        raise ConfigError(
+            f'{where}: {shown(tree)} is not a config object; give JSON such as {{"mode": "NONE"}}'
+        )
     return tree
 
 

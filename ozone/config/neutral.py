@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ozone.config.values import show
+from ozone.config.values import from_json, show
 
 _NEUTRAL: Mapping[str, str] = {
     "false": (
@@ -71,6 +71,6 @@ def _canonical(word: str) -> str:
     """One spelling for equal JSON, equal numbers, and words in any case."""
     word = word.strip().lower()
     try:
-        return json.dumps(json.loads(word)) if word[:1] in "{[" else f"{float(word):g}"
+        return json.dumps(from_json(word)) if word[:1] in "{[" else f"{float(word):g}"
     except ValueError:
         return word

@@ -24,6 +24,7 @@ _LEVEL = re.compile(r"-O=?(.+)", re.DOTALL)
 CONFIG_FLAG = "--config"
 # Hyphens, dashes and minus signs that text programs put in the place of "-".
 _OTHER_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+_LONGEST = 2000  # characters of a message
 _NUMBER = re.compile(r"-\d+$|-\d*\.\d+(e[+-]?\d+)?$", re.IGNORECASE)
 
 
@@ -39,7 +40,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr and exit 2."""
-        print(f"ozone: error: {escaped(' '.join(message.split()))}", file=sys.stderr)
+        print(f"ozone: error: {escaped(' '.join(message.split()), _LONGEST)}", file=sys.stderr)
         sys.exit(2)
 
     def parse_known_args(  # type: ignore[override]

@@ -27,6 +27,9 @@ _SIZE = re.compile(r"(\d+)(\.\d+)?\s*(?:([kKmMgGtT])([iI]?[bB])?|[bB])?")
 # No setting is larger, and longer numbers cannot always be converted to text and back.
 _LARGEST = 2**63 - 1
 _LONGEST_SHOWN = 200
+_DEEPEST = 64
+# A text, whose brackets do not count, or a bracket.
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 
 def _bad(where: str, value: object, good: str) -> ConfigError:
@@ -57,6 +60,16 @@ def plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     return value
+
+
+def from_json(text: str) -> Any:
+    """JSON that a user wrote. ValueError where it is none, or where values lie in more than 64 others."""
+    depth = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "[{" else -1 if bracket in "]}" else 0
+        if depth > _DEEPEST:
+            raise ValueError(f"values are nested more than {_DEEPEST} deep")
+    return json.loads(text)
 
 
 def boolean(value: object, where: str) -> bool:
@@ -197,7 +210,7 @@ def _items(value: object, where: str) -> Sequence[object]:
     stripped = value.strip()
     if stripped.startswith("["):
         try:
-            loaded = json.loads(stripped)
+            loaded = from_json(stripped)
         except ValueError:
             if not stripped.endswith("]"):
                 raise _bad(where, value, "a list; the closing bracket is missing") from None
@@ -252,7 +265,7 @@ def mapping(value: object, where: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
     try:
-        loaded = json.loads(value) if isinstance(value, str) else None
+        loaded = from_json(value) if isinstance(value, str) else None
     except ValueError:
         loaded = None
     if not isinstance(loaded, dict):

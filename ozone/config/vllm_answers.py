@@ -5,7 +5,6 @@ The names are in `vllm_options.py`, the reasons in `upstream.py`, values that as
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ozone.config import values
 from ozone.config.neutral import asks_for_nothing
 from ozone.config.upstream import ACCEPTED_FLAGS, ACCEPTED_VALUES, REFUSED_FLAGS, refusal
-from ozone.config.values import Kind, show
+from ozone.config.values import Kind, from_json, show
 from ozone.config.vllm_options import OPTIONS, SWITCHES, find
 from ozone.errors import ConfigError
 
@@ -86,7 +85,7 @@ def _next(value: str | None, waiting: deque[str], is_flag: Callable[[str], bool]
 def _json(value: object, where: str) -> object:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = from_json(value)
         except ValueError:
             raise ConfigError(f"{where}: {show(value)} is not JSON") from None
     if isinstance(value, (Mapping, Sequence)) and not isinstance(value, str):

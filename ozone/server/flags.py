@@ -41,7 +41,7 @@ def _seconds(value: object, where: str) -> float:
 
 
 def _root_path(value: object, where: str) -> str:
-    path = text(value, where).rstrip("/")
+    path = "" if value == "" else text(value, where).rstrip("/")
     if path and (not path.startswith("/") or re.search(r"[^!-~]|[?#%\\]|//|/\.\.?(/|$)", path)):
         raise ConfigError(f"{where}: {show(value)!r} is not a path such as /llm")
     return path

@@ -583,3 +583,31 @@ def test_help_about_a_word(capsys: pytest.CaptureFixture[str]) -> None:
             parser.parse_args([f"--help={word}"])
         out = capsys.readouterr().out
         assert stopped.value.code == 0 and shown in out and hidden not in out
+
+
+DEEP_LIST = "[" * 30_000 + "]" * 30_000
+DEEP_OBJECT = '{"a":' * 15_000 + "1" + "}" * 15_000
+QUOTES = '["' + '\\"' * 60_000
+
+
+@pytest.mark.parametrize("value", [DEEP_LIST, DEEP_OBJECT, QUOTES], ids=["list", "object", "quotes"])
+@pytest.mark.parametrize(
+    "flag",
+    ["-cc", "--kernel-config", "-cc.custom_ops", "-cc.inductor_compile_config", "--limit-mm-per-prompt"],
+)
+def test_deep_json_is_refused(
+    parse: Parse, capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    with pytest.raises((SystemExit, ConfigError)) as caught:
+        parse(f"{flag}={value}")
+    line = str(caught.value) if caught.type is ConfigError else capsys.readouterr().err
+    assert flag in line and len(line) < 2100
+
+
+def test_brackets_in_texts_do_not_count() -> None:
+    from ozone.config.values import from_json
+
+    text = "[" * 200
+    assert from_json(f'{{"a": "{text}", "b": [{",".join(["[]"] * 200)}]}}') == {"a": text, "b": [[]] * 200}
+    with pytest.raises(ValueError, match="more than 64 deep"):
+        from_json("[" * 65 + "]" * 65)
