@@ -22,6 +22,7 @@ from ozone.server.request_log import OutputLog, log_request
 from ozone.server.requests import GenerationRequest
 from ozone.server.result_memory import result_size
 from ozone.server.streaming import EventStream
+from ozone.server.token_names import TokenNames
 
 VERSION = importlib.metadata.version("ozone-llm")
 
@@ -46,6 +47,15 @@ class Work:
     limits: Sequence[int]
     arrival_time: float
     echo: bool = False
+
+
+def token_names(context: ServerContext, body: GenerationRequest) -> TokenNames:
+    """How an answer to this request writes tokens."""
+    return TokenNames(
+        context.state.tokenizer,
+        as_ids=body.return_tokens_as_token_ids,
+        skip_special_tokens=body.skip_special_tokens,
+    )
 
 
 class Usage:
@@ -90,7 +100,8 @@ class Envelope:
     def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """An answer in one piece."""
         fields = {"id": self.id, "object": self._kind, **self._fields}
-        return {**fields, "choices": choices, "usage": self.usage.json()}
+        lacking = {"service_tier": None, "kv_transfer_params": None}
+        return {**fields, "choices": choices, "usage": self.usage.json(), **lacking}
 
     def chunk(self, choice: dict[str, Any], **extra: Any) -> dict[str, Any]:
         """One event of a stream."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
 from ozone.engine.collector import OutputCollector
-from ozone.engine.outputs import LogprobsOfToken
+from ozone.engine.outputs import CompletionOutput, RequestDelta
 from ozone.engine.sampling_params import SamplingParams
-from ozone.server.answers import Envelope, Usage, Work, answer_with
+from ozone.server.answers import Envelope, Usage, Work, answer_with, token_names
 from ozone.server.body import parse_body
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
-from ozone.server.logprobs import TokenNames, chat_logprobs, prompt_logprobs_json
+from ozone.server.logprobs import chat_logprobs, prompt_logprobs_json
 from ozone.server.prompts import encode_conversation
 from ozone.server.request_ids import name_request
 from ozone.server.requests import ChatCompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
+
+# Fields of a message that are there and null, since clients read them.
+_LACKING_IN_MESSAGE = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
 
 
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
@@ -59,7 +62,7 @@ class ChatAnswer:
         self.envelope = Envelope("chatcmpl", kind, context.model_name, body, Usage(len(prompt)))
         self._body = body
         self._prompt = prompt
-        self._names = TokenNames(context.state.tokenizer, body.return_tokens_as_token_ids)
+        self._names = token_names(context, body)
         self._started: set[int] = set()
         self._collector = OutputCollector(self.envelope.id, None, prompt, body.n)
 
@@ -76,14 +79,13 @@ class ChatAnswer:
             choice: dict[str, Any] = {
                 "index": delta.index,
                 "delta": {"content": delta.text} if delta.text else {},
-                "logprobs": self._logprobs(delta.token_ids, delta.logprobs),
+                "logprobs": self._logprobs(delta),
                 "finish_reason": delta.finish_reason,
             }
             if delta.finish_reason:
                 choice["stop_reason"] = delta.stop_reason
-            if self._body.return_token_ids:
-                choice["token_ids"] = delta.token_ids
-            if delta.text or choice["logprobs"] or choice.get("token_ids") or delta.finish_reason:
+            choice["token_ids"] = delta.token_ids if self._body.return_token_ids else None
+            if delta.text or choice["logprobs"] or choice["token_ids"] or delta.finish_reason:
                 yield self.envelope.chunk(choice)
 
     def _first_event(self, index: int) -> dict[str, Any]:
@@ -93,8 +95,7 @@ class ChatAnswer:
             "logprobs": None,
             "finish_reason": None,
         }
-        extra = {"prompt_token_ids": self._prompt} if self._body.return_token_ids else {}
-        return self.envelope.chunk(choice, **extra)
+        return self.envelope.chunk(choice, prompt_token_ids=self._prompt_token_ids())
 
     def add(self, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
@@ -107,24 +108,30 @@ class ChatAnswer:
         for completion in output.outputs:
             choice: dict[str, Any] = {
                 "index": completion.index,
-                "message": {"role": "assistant", "content": completion.text, "refusal": None},
-                "logprobs": self._logprobs(completion.token_ids, completion.logprobs),
+                "message": {"role": "assistant", "content": completion.text, **_LACKING_IN_MESSAGE},
+                "logprobs": self._logprobs(completion),
                 "finish_reason": completion.finish_reason,
                 "stop_reason": completion.stop_reason,
+                "token_ids": completion.token_ids if self._body.return_token_ids else None,
             }
-            if self._body.return_token_ids:
-                choice["token_ids"] = completion.token_ids
             choices.append(choice)
-        answer = self.envelope.whole(choices)
-        if self._body.prompt_logprobs is not None:
-            answer["prompt_logprobs"] = prompt_logprobs_json(output.prompt_logprobs, self._names)
-        if self._body.return_token_ids:
-            answer["prompt_token_ids"] = self._prompt
-        return answer
+        return {
+            **self.envelope.whole(choices),
+            "prompt_logprobs": prompt_logprobs_json(output.prompt_logprobs, self._names),
+            "prompt_token_ids": self._prompt_token_ids(),
+        }
 
-    def _logprobs(
-        self, token_ids: list[int], logprobs: Sequence[LogprobsOfToken] | None
-    ) -> dict[str, Any] | None:
-        if not logprobs:
+    def _prompt_token_ids(self) -> list[int] | None:
+        return self._prompt if self._body.return_token_ids else None
+
+    def _logprobs(self, part: RequestDelta | CompletionOutput) -> dict[str, Any] | None:
+        if not part.logprobs:
             return None
-        return chat_logprobs(token_ids, logprobs, self._body.top_logprobs or 0, self._names)
+        ended_by_token = part.finish_reason == "stop" and not isinstance(part.stop_reason, str)
+        return chat_logprobs(
+            part.token_ids,
+            part.logprobs,
+            self._body.top_logprobs or 0,
+            self._names,
+            last_is_left_out=ended_by_token and not self._body.include_stop_str_in_output,
+        )

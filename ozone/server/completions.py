@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,14 +10,14 @@ from fastapi import Request
 from starlette.responses import Response
 
 from ozone.engine.collector import OutputCollector
-from ozone.engine.outputs import LogprobsOfToken
 from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
-from ozone.server.answers import Envelope, Usage, Work, answer_with
+from ozone.server.answers import Envelope, Usage, Work, answer_with, token_names
 from ozone.server.body import parse_body
+from ozone.server.completion_choice import CompletionChoice, CompletionPrompt
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
-from ozone.server.logprobs import CompletionLogprobs, PromptLogprobs, TokenNames, prompt_logprobs_json
+from ozone.server.logprobs import prompt_logprobs_json
 from ozone.server.prompts import encode_prompts
 from ozone.server.request_ids import name_request
 from ozone.server.requests import CompletionRequest
@@ -66,13 +64,6 @@ def _params(context: ServerContext, body: CompletionRequest, max_tokens: int) ->
     )
 
 
-@dataclasses.dataclass
-class _Prompt:
-    token_ids: list[int]
-    text: str | None  # None until it is wanted, where the prompt came as token ids
-    logprobs: Sequence[LogprobsOfToken | None] | None = None
-
-
 class CompletionAnswer:
     """Writes the answer to one request."""
 
@@ -85,13 +76,12 @@ class CompletionAnswer:
         usage = Usage(sum(map(len, prompts)))
         self.envelope = Envelope("cmpl", "text_completion", context.model_name, body, usage)
         self._body = body
-        self._tokenizer = context.state.tokenizer
-        self._names = TokenNames(self._tokenizer, body.return_tokens_as_token_ids)
+        self._names = token_names(context, body)
         self._prompts = [
-            _Prompt(token_ids, given if isinstance(given, str) else None)
+            CompletionPrompt(context.state.tokenizer, given, token_ids, skip_special=body.skip_special_tokens)
             for given, token_ids in zip(body.prompt, prompts, strict=True)
         ]
-        self._choices: dict[tuple[int, int], _Choice] = {}
+        self._choices: dict[tuple[int, int], CompletionChoice] = {}
         self._collectors = [OutputCollector(self.envelope.id, None, prompt, body.n) for prompt in prompts]
 
     def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
@@ -107,10 +97,8 @@ class CompletionAnswer:
             choice = self._choices.get(key)
             if choice is None:
                 choice = self._choices[key] = self._choice(*key)
-            piece = choice.piece(
-                delta.text, delta.token_ids, delta.logprobs, delta.finish_reason, delta.stop_reason
-            )
-            if piece["text"] or piece["logprobs"] or piece.get("token_ids") or delta.finish_reason:
+            piece = choice.piece(delta)
+            if piece["text"] or piece["logprobs"] or piece["token_ids"] or delta.finish_reason:
                 yield self.envelope.chunk(piece)
 
     def add(self, arrivals: list[Arrival]) -> None:
@@ -124,15 +112,9 @@ class CompletionAnswer:
             output = collector.output(compact=True)
             self._prompts[prompt_index].logprobs = output.prompt_logprobs
             for completion in output.outputs:
-                choice = self._choice(prompt_index, completion.index).piece(
-                    completion.text,
-                    completion.token_ids,
-                    completion.logprobs,
-                    completion.finish_reason,
-                    completion.stop_reason,
-                )
-                if self._body.prompt_logprobs is not None:
-                    choice["prompt_logprobs"] = prompt_logprobs_json(output.prompt_logprobs, self._names)
+                choice = self._choice(prompt_index, completion.index).piece(completion)
+                wanted = output.prompt_logprobs if self._body.prompt_logprobs is not None else None
+                choice["prompt_logprobs"] = prompt_logprobs_json(wanted, self._names)
                 choices.append(choice)
         return self.envelope.whole(choices)
 
@@ -140,58 +122,6 @@ class CompletionAnswer:
         if self._body.max_tokens != 0:
             self.envelope.usage.add(delta)
 
-    def _choice(self, prompt_index: int, index: int) -> _Choice:
-        prompt = self._prompts[prompt_index]
-        if self._body.echo and prompt.text is None:  # By now the engine has found the ids to be tokens.
-            prompt.text = self._tokenizer.decode(prompt.token_ids, self._body.skip_special_tokens)
-        return _Choice(prompt_index * self._body.n + index, prompt, self._body, self._names)
-
-
-class _Choice:
-    """One completion of one prompt while it is written, in one piece or many."""
-
-    def __init__(self, index: int, prompt: _Prompt, body: CompletionRequest, names: TokenNames) -> None:
-        self._index = index
-        self._prompt = prompt
-        self._body = body
-        self._logprobs = None if body.logprobs is None else CompletionLogprobs(names, body.logprobs)
-        self._started = False
-
-    def piece(
-        self,
-        text: str,
-        token_ids: list[int],
-        logprobs: PromptLogprobs | None,
-        finish_reason: str | None,
-        stop_reason: int | str | None,
-    ) -> dict[str, Any]:
-        """The JSON value for what came next."""
-        if self._body.max_tokens == 0:
-            text, token_ids, logprobs, finish_reason, stop_reason = (
-                "",
-                [],
-                None,
-                finish_reason and "length",
-                None,
-            )
-        piece: dict[str, Any] = {
-            "index": self._index,
-            "text": text,
-            "logprobs": None,
-            "finish_reason": finish_reason,
-            "stop_reason": stop_reason,
-        }
-        if self._body.return_token_ids:
-            piece["token_ids"] = token_ids
-            if not self._started:
-                piece["prompt_token_ids"] = self._prompt.token_ids
-        known: list[PromptLogprobs] = [logprobs] if logprobs else []
-        if self._body.echo and not self._started:
-            piece["text"] = (self._prompt.text or "") + text
-            if self._prompt.logprobs is not None:
-                token_ids = self._prompt.token_ids + token_ids
-                known.insert(0, self._prompt.logprobs)
-        if self._logprobs is not None and known:
-            piece["logprobs"] = self._logprobs.piece(token_ids, itertools.chain(*known))
-        self._started = True
-        return piece
+    def _choice(self, prompt_index: int, index: int) -> CompletionChoice:
+        number = prompt_index * self._body.n + index
+        return CompletionChoice(number, self._prompts[prompt_index], self._body, self._names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from ozone.engine.output_text import Detokenizer
 from ozone.engine.outputs import EngineStats, RequestDelta
 from ozone.engine.prepared_params import PreparedParams
 from ozone.engine.sampling_params import SamplingParams
@@ -69,6 +70,15 @@ class ServerTokenizer(Protocol):
 
     def token_text(self, token_id: int) -> str:
         """One token as log-probabilities show it."""
+
+    def token_bytes(self, token_id: int, skip_special_tokens: bool = False) -> bytes:
+        """What one token adds to a text."""
+
+    def token_spelling(self, token_id: int) -> str:
+        """One token as the vocabulary spells it."""
+
+    def detokenizer(self, prompt_token_ids: Sequence[int], skip_special_tokens: bool = True) -> Detokenizer:
+        """A decoder for the tokens that follow a prompt."""
 
 
 class ServerChatTemplate(Protocol):

@@ -2,94 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
 
-from ozone.engine.outputs import LogprobsOfToken
-from ozone.server.interfaces import ServerTokenizer
-
-# JSON has no infinity; OpenAI reports the very unlikely as -9999.
-_LEAST = -9999.0
+from ozone.engine.outputs import Logprob, LogprobsOfToken
+from ozone.server.token_names import LEAST, TokenNames
 
 PromptLogprobs = Sequence[LogprobsOfToken | None]
 
-
-class TokenNames:
-    """How tokens are written: as their text, or as ``token_id:7``."""
-
-    def __init__(self, tokenizer: ServerTokenizer, as_ids: bool = False) -> None:
-        self._tokenizer = tokenizer
-        self._as_ids = as_ids
-
-    def __call__(self, token_id: int, decoded: str | None = None) -> str:
-        if self._as_ids:
-            return f"token_id:{token_id}"
-        return self._tokenizer.token_text(token_id) if decoded is None else decoded
+# The four lists of OpenAI's object, in the order in which an entry gives them.
+_COLUMNS = ("text_offset", "tokens", "token_logprobs", "top_logprobs")
 
 
 class CompletionLogprobs:
     """Builds the `logprobs` object of text completions, piece by piece of one choice.
 
-    `top` is how many alternatives a position shows; 0 shows the chosen token alone.
+    Args:
+        count: alternatives of a position besides the token itself, as `logprobs` asks for; -1 for all.
+        waits_for_text: a token is told of when its text is, since a stop string may take the text back.
     """
 
-    def __init__(self, names: TokenNames, top: int) -> None:
+    def __init__(self, names: TokenNames, count: int, *, waits_for_text: bool = False) -> None:
         self._names = names
-        self._top = top
-        self._offset = 0
+        self._most = None if count < 0 else count + 1
+        self._waits_for_text = waits_for_text
+        self._untold: list[tuple[int, str, float | None, orjson.Fragment | None]] = []
 
-    def piece(self, token_ids: Sequence[int], logprobs: Iterable[LogprobsOfToken | None]) -> dict[str, Any]:
-        """The next tokens with what is known of them; None stands for a prompt's first token."""
-        tokens: list[str] = []
-        chosen: list[float | None] = []
-        alternatives: list[orjson.Fragment | None] = []
-        offsets: list[int] = []
+    def add(
+        self,
+        token_ids: Sequence[int],
+        logprobs: Iterable[LogprobsOfToken | None],
+        offset_of: Callable[[int], int],
+    ) -> None:
+        """Take the next tokens with what is known of them; None stands for a prompt's first token.
+
+        offset_of: called once for each token, in order.
+        """
         for token_id, known in zip(token_ids, logprobs, strict=True):
             own = known.get(token_id) if known else None
-            name = self._names(token_id, own.decoded_token if own else None)
-            tokens.append(name)
-            offsets.append(self._offset)
-            self._offset += len(name)
-            chosen.append(max(own.logprob, _LEAST) if own else None)
-            alternatives.append(_written(self._alternatives(known)) if known else None)
-        return {
-            "tokens": tokens,
-            "token_logprobs": chosen,
-            "top_logprobs": alternatives,
-            "text_offset": offsets,
-        }
+            name = self._names.unambiguous(token_id, own.decoded_token if own else None)
+            value = max(own.logprob, LEAST) if own else None
+            top = _written(self._names.by_name(known, self._most)) if known else None
+            self._untold.append((offset_of(token_id), name, value, top))
 
-    def _alternatives(self, known: LogprobsOfToken) -> dict[str, float]:
-        named: dict[str, float] = {}
-        if self._top:
-            for token_id, entry in known.items():
-                named.setdefault(self._names(token_id, entry.decoded_token), max(entry.logprob, _LEAST))
-        return named
+    def piece(self, text_length: int, *, ended: bool) -> dict[str, Any] | None:
+        """The object for what was added since, or None. text_length: characters of the text so far."""
+        entries = self._untold
+        count = len(entries)
+        if self._waits_for_text and not ended:
+            count = bisect_left(entries, text_length, key=lambda entry: entry[0])
+        if not count:
+            return None
+        told, self._untold = entries[:count], entries[count:]
+        columns = dict(zip(_COLUMNS, map(list, zip(*told, strict=True)), strict=True))
+        columns["text_offset"] = [min(offset, text_length) for offset in columns["text_offset"]]
+        return columns
 
 
 def chat_logprobs(
-    token_ids: Sequence[int], logprobs: Sequence[LogprobsOfToken], top: int, names: TokenNames
+    token_ids: Sequence[int],
+    logprobs: Sequence[LogprobsOfToken],
+    top: int,
+    names: TokenNames,
+    *,
+    last_is_left_out: bool = False,
 ) -> dict[str, Any]:
-    """The `logprobs` object of a chat choice; `top` alternatives a position, -1 for all."""
-    content = []
+    """The `logprobs` object of a chat choice; the bytes of all its tokens, joined, are the text.
+
+    Args:
+        top: alternatives of a position, -1 for all.
+        last_is_left_out: the last token ended the text and is not in it.
+    """
+    content: list[orjson.Fragment] = []
     for token_id, known in zip(token_ids, logprobs, strict=True):
         ranked = sorted(
             (item for item in known.items() if top < 0 or (item[1].rank or 1) <= top),
             key=lambda item: -item[1].logprob,
         )
-        own = known[token_id]
-        entry = _chat_entry(names(token_id, own.decoded_token), own.logprob)
-        entry["top_logprobs"] = [
-            _chat_entry(names(other, known[other].decoded_token), known[other].logprob) for other, _ in ranked
-        ]
-        content.append(_written(entry))
+        own = _chat_entry(token_id, known[token_id], names)
+        if last_is_left_out and len(content) == len(token_ids) - 1:
+            own["bytes"] = []
+        own["top_logprobs"] = [_chat_entry(other, entry, names) for other, entry in ranked]
+        content.append(_written(own))
     return {"content": content, "refusal": None}
 
 
-def _chat_entry(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": max(logprob, _LEAST), "bytes": list(token.encode("utf-8", "replace"))}
+def _chat_entry(token_id: int, entry: Logprob, names: TokenNames) -> dict[str, Any]:
+    return {
+        "token": names.text(token_id, entry.decoded_token),
+        "logprob": max(entry.logprob, LEAST),
+        "bytes": names.text_bytes(token_id),
+    }
 
 
 def prompt_logprobs_json(logprobs: PromptLogprobs | None, names: TokenNames) -> list[Any] | None:
@@ -102,9 +108,9 @@ def prompt_logprobs_json(logprobs: PromptLogprobs | None, names: TokenNames) -> 
 def _by_token_id(known: LogprobsOfToken, names: TokenNames) -> dict[str, Any]:
     return {
         str(token_id): {
-            "logprob": max(entry.logprob, _LEAST),
+            "logprob": max(entry.logprob, LEAST),
             "rank": entry.rank,
-            "decoded_token": names(token_id, entry.decoded_token),
+            "decoded_token": names.text(token_id, entry.decoded_token),
         }
         for token_id, entry in known.items()
     }

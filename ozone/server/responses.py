@@ -42,9 +42,9 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobsAnswer | None
     finish_reason: str
     stop_reason: int | str | None
-    token_ids: list[int] = []
-    prompt_token_ids: list[int] = []
-    prompt_logprobs: list[dict[str, Any] | None] = []
+    token_ids: list[int] | None
+    prompt_token_ids: list[int] | None
+    prompt_logprobs: list[dict[str, Any] | None] | None
 
 
 class CompletionAnswer(BaseModel):
@@ -55,6 +55,8 @@ class CompletionAnswer(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: UsageAnswer
+    service_tier: str | None
+    kv_transfer_params: dict[str, Any] | None
 
 
 class TopLogprob(BaseModel):
@@ -76,6 +78,10 @@ class ChatMessageAnswer(BaseModel):
     role: str
     content: str
     refusal: str | None
+    annotations: None
+    audio: None
+    function_call: None
+    reasoning: str | None
 
 
 class ChatChoice(BaseModel):
@@ -84,7 +90,7 @@ class ChatChoice(BaseModel):
     logprobs: ChatLogprobsAnswer | None
     finish_reason: str
     stop_reason: int | str | None
-    token_ids: list[int] = []
+    token_ids: list[int] | None
 
 
 class ChatCompletionAnswer(BaseModel):
@@ -95,8 +101,10 @@ class ChatCompletionAnswer(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: UsageAnswer
-    prompt_token_ids: list[int] = []
-    prompt_logprobs: list[dict[str, Any] | None] = []
+    service_tier: str | None
+    kv_transfer_params: dict[str, Any] | None
+    prompt_token_ids: list[int] | None
+    prompt_logprobs: list[dict[str, Any] | None] | None
 
 
 class ModelCard(BaseModel):

@@ -115,13 +115,13 @@ async def tokenize(context: ServerContext, request: Request) -> Response:
         )
 
     def write() -> Response:
-        token_text = context.state.tokenizer.token_text
+        spelling = context.state.tokenizer.token_spelling
         return json_response(
             {
                 "count": len(tokens),
                 "max_model_len": context.state.max_model_len,
                 "tokens": tokens,
-                "token_strs": [token_text(token) for token in tokens] if body.return_token_strs else None,
+                "token_strs": [spelling(token) for token in tokens] if body.return_token_strs else None,
             }
         )
 

@@ -5,6 +5,7 @@ The stub says readable letters that depend on the last few tokens, and ends its 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import socket
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 from ozone.config.schema import CacheConfig, SchedulerConfig
 from ozone.engine.chat_template import ChatTemplate
 from ozone.engine.engine import Engine
+from ozone.engine.request import Request
 from ozone.engine.runner import ScheduledRequest
 from ozone.engine.sampling_table import SamplingTable
 from ozone.server.flags import ServerSettings
@@ -25,6 +27,7 @@ from ozone.server.run import DrainingServer, bind
 from ozone.server.state import ServerState
 
 BOS, EOS, VOCAB_SIZE = 256, 257, 258
+SPECIAL = {BOS: "<s>", EOS: "</s>"}
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'forbidden' %}{{ raise_exception('no such role') }}{% endif %}"
@@ -48,9 +51,10 @@ def greedy_text(prompt: str, count: int) -> str:
 
 
 class StubRunner:
-    """`delay`: seconds a step takes; `before_step` may raise."""
+    """`delay`: seconds a step takes; `before_step` may raise. `answer`: tokens that follow every prompt."""
 
     def __init__(self, num_blocks: int = 512, block_size: int = 16) -> None:
+        self.answer: Sequence[int] = ()
         self.num_blocks, self.block_size, self.vocab_size = num_blocks, block_size, VOCAB_SIZE
         self.delay = 0.0
         self.before_step = lambda scheduled: None
@@ -62,18 +66,20 @@ class StubRunner:
         for item in scheduled:
             end = item.start + item.num_tokens
             first = {"none": end, "last": end - 1, "all": item.start}[item.logits]
-            rows += [self._logits(item.request.token_ids[: position + 1]) for position in range(first, end)]
+            rows += [self._logits(item.request, position + 1) for position in range(first, end)]
         return np.array(rows, np.float32).reshape(len(rows), VOCAB_SIZE)
 
-    def _logits(self, token_ids: Sequence[int]) -> np.ndarray:
+    def _logits(self, request: Request, length: int) -> np.ndarray:
         row = np.zeros(VOCAB_SIZE, np.float32)
         row[ord("a") : ord("z") + 1] = 2.0
-        row[next_token(token_ids)] = 6.0
+        said = length - request.num_prompt_tokens
+        scripted = 0 <= said < len(self.answer)
+        row[self.answer[said] if scripted else next_token(request.token_ids[:length])] = 6.0
         return row
 
 
 class StubTokenizer:
-    """A token is a byte of UTF-8."""
+    """A token is a byte of UTF-8, but for two special ones."""
 
     vocab_size = VOCAB_SIZE
 
@@ -81,24 +87,35 @@ class StubTokenizer:
         return list(text.encode())
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return bytes(token_id for token_id in ids if token_id < 256).decode("utf-8", "replace")
+        return b"".join(self.token_bytes(n, skip_special_tokens) for n in ids).decode("utf-8", "replace")
 
     def token_text(self, token_id: int) -> str:
-        return self.decode([token_id])
+        return self.decode([token_id], False)
+
+    def token_bytes(self, token_id: int, skip_special_tokens: bool = False) -> bytes:
+        if token_id in SPECIAL:
+            return b"" if skip_special_tokens else SPECIAL[token_id].encode()
+        return bytes([token_id]) if token_id < BOS else b""
+
+    def token_spelling(self, token_id: int) -> str:
+        return SPECIAL.get(token_id) or ("\u0120" if token_id == ord(" ") else chr(token_id))
 
     def detokenizer(self, prompt_token_ids: Sequence[int], skip_special_tokens: bool = True):
-        return StubDetokenizer(self)
+        return StubDetokenizer(self, skip_special_tokens)
 
 
 class StubDetokenizer:
-    def __init__(self, tokenizer: StubTokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: StubTokenizer, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def append(self, token_ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(token_ids)
+        data = b"".join(self._tokenizer.token_bytes(n, self._skip_special_tokens) for n in token_ids)
+        return self._decoder.decode(data)
 
     def flush(self) -> str:
-        return ""
+        return self._decoder.decode(b"", True)
 
 
 def make_state(

@@ -13,7 +13,7 @@ def test_a_text_becomes_tokens_and_text_again(http: httpx.Client) -> None:
     assert answer["tokens"] == list("hé".encode())
     assert answer["count"] == 3
     assert answer["max_model_len"] == 256
-    assert answer["token_strs"][0] == "h"
+    assert answer["token_strs"] == ["h", "\u00c3", "\u00a9"]
     back = http.post("/detokenize", json={"tokens": answer["tokens"]})
     assert back.json() == {"prompt": "hé"}
 
@@ -100,3 +100,24 @@ def test_the_models_own_defaults_fill_what_a_request_leaves_open() -> None:
         assert len(texts()) == 1
         assert {len(text) for text in texts(max_tokens=50)} == {5}
         assert len(texts(temperature=5)) > 1
+
+
+def test_token_strings_are_the_vocabularys(http: httpx.Client) -> None:
+    answer = http.post("/tokenize", json={"prompt": "a b", "return_token_strs": True}).json()
+    assert answer["token_strs"] == ["a", "\u0120", "b"]
+
+
+def test_what_an_answer_lacks_is_null_and_not_absent(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).json()
+    for name in ("token_ids", "prompt_token_ids", "prompt_logprobs", "logprobs", "stop_reason"):
+        assert answer["choices"][0][name] is None
+    for name in ("service_tier", "kv_transfer_params"):
+        assert answer[name] is None
+    messages = [{"role": "user", "content": "hi"}]
+    answer = http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 1}).json()
+    for name in ("prompt_logprobs", "prompt_token_ids", "service_tier", "kv_transfer_params"):
+        assert answer[name] is None
+    for name in ("token_ids", "logprobs", "stop_reason"):
+        assert answer["choices"][0][name] is None
+    for name in ("refusal", "annotations", "audio", "function_call", "reasoning"):
+        assert answer["choices"][0]["message"][name] is None

@@ -50,7 +50,7 @@ class Process:
         begun = threading.Event()
 
         def read() -> None:
-            body = {"prompt": "x", "max_tokens": max_tokens, "stream": True}
+            body = {"prompt": "x", "max_tokens": max_tokens, "temperature": 0, "stream": True}
             with (
                 contextlib.suppress(httpx.HTTPError),
                 httpx.stream("POST", f"{self.url}/v1/completions", json=body, timeout=20) as answer,

@@ -95,6 +95,14 @@ class Tokenizer:
         """
         return self._all_tokens[token_id].decode("utf-8", "replace")
 
+    def token_bytes(self, token_id: int, skip_special_tokens: bool = False) -> bytes:
+        """What one token adds to a text; nothing for an id outside the vocabulary."""
+        return (self._text_tokens if skip_special_tokens else self._all_tokens)[token_id]
+
+    def token_spelling(self, token_id: int) -> str:
+        """One token as the vocabulary spells it, such as ``Ġis``; "" for an id that has none."""
+        return (self._backend.id_to_token(token_id) or "") if 0 <= token_id < self.vocab_size else ""
+
     def detokenizer(
         self, prompt_token_ids: Sequence[int], skip_special_tokens: bool = True
     ) -> IncrementalDetokenizer:

@@ -222,3 +222,20 @@ def test_a_token_takes_far_less_than_ten_microseconds(default_tokenizer: Tokeniz
         return (time.perf_counter() - start) / len(sequence)
 
     assert min(seconds_per_token() for _ in range(5)) < 10e-6
+
+
+@kinds
+@settings(deadline=None, max_examples=100)
+@given(sequence=sequences, skip=st.booleans())
+def test_the_bytes_of_the_tokens_joined_are_the_text(kind: str, sequence: list[int], skip: bool) -> None:
+    tokenizer = TOKENIZERS[kind]
+    data = b"".join(tokenizer.token_bytes(token_id, skip) for token_id in sequence)
+    leading = 1 if kind == "llama" and data.startswith(b" ") else 0
+    assert data[leading:].decode("utf-8", "replace") == tokenizer.decode(sequence, skip)
+
+
+def test_a_token_is_spelled_as_in_the_vocabulary(default_tokenizer: Tokenizer) -> None:
+    spellings = [default_tokenizer.token_spelling(token_id) for token_id in default_tokenizer.encode("it is")]
+    assert spellings[-1] == "\u0120is"
+    assert library("llama").id_to_token(10) == TOKENIZERS["llama"].token_spelling(10)
+    assert [default_tokenizer.token_spelling(n) for n in (-1, 10**6, 2**70)] == ["", "", ""]
