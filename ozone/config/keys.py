@@ -205,7 +205,7 @@ _COMPILATION_KEYS = (
     ),
     Key(
         "backend",
-        values.choice("inductor", "eager"),
+        values.choice("inductor", "eager", **{"": "inductor"}),  # vLLM's word for its default
         "what no program covers is compiled by inductor, or run as it was traced: eager",
     ),
     Key("splitting_ops", values.splitting_ops, "ops at which the traced model is split"),

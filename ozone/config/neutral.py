@@ -23,6 +23,10 @@ _NEUTRAL: Mapping[str, str] = {
         "compilation_config.pass_config.fuse_mla_dual_rms_norm "
         "compilation_config.pass_config.fuse_rope_kvcache_cat_mla kernel_config.enable_bf16x3_router_gemm"
     ),
+    "true": (
+        "compilation_config.use_inductor compilation_config.use_cudagraph "
+        "compilation_config.cudagraph_decoder_replay"
+    ),
     "1": "data_parallel_size_local api_server_count mm_processor_cache_gb",
     "0": "data_parallel_rank data_parallel_start_rank kv_offloading_size video_pruning_rate",
     "auto": "device guided_decoding_backend kernel_config.moe_backend kernel_config.linear_backend",
@@ -55,6 +59,9 @@ def _by_name(table: Mapping[str, str]) -> dict[str, frozenset[str]]:
 NEUTRAL: dict[str, frozenset[str]] = _by_name(_NEUTRAL)
 
 
+_BOOLEANS = {"1": "true", "yes": "true", "0": "false", "no": "false"}
+
+
 def asks_for_nothing(name: str, value: object) -> bool:
     """Whether the argument, flag or key `name` of vLLM's may have `value`, since that changes nothing."""
     from ozone.config.vllm_options import OPTIONS  # only needed for what Ozone has not
@@ -64,7 +71,10 @@ def asks_for_nothing(name: str, value: object) -> bool:
     if value is None or (value is False and default != "true"):
         return True
     word = _canonical(show(value))
-    return word in ("none", "null", "", _canonical(default)) or word in NEUTRAL.get(name, ())
+    words = {_canonical(default), *NEUTRAL.get(name, ())}
+    if words & {"true", "false"}:
+        word = _BOOLEANS.get(word, word)
+    return word in ("none", "null", "") or word in words
 
 
 def _canonical(word: str) -> str:

@@ -280,7 +280,7 @@ def choice(*names: str, **aliases: str) -> Kind:
         word = show(value).strip().lower()
         word = aliases.get(word, word)
         if word not in names:
-            raise _bad(where, value, "one of " + ", ".join((*names, *aliases)))
+            raise _bad(where, value, "one of " + ", ".join(filter(None, (*names, *aliases))))
         return word
 
     return kind

@@ -554,6 +554,16 @@ def test_none_is_the_default(parse: Parse, words: str) -> None:
     assert user(parse(*words.split())) == {}
 
 
+def test_vllms_defaults_of_keys(parse: Parse) -> None:
+    assert user(parse("-cc.backend=")) == {CC + "backend": "inductor"}
+    assert (
+        user(parse("-cc.use_inductor=true", "-cc.use_cudagraph=1", "-cc.use_inductor_graph_partition=0"))
+        == {}
+    )
+    with pytest.raises(SystemExit):
+        parse("-cc.use_inductor=false", "-cc.use_inductor_graph_partition=true")
+
+
 def test_a_number_is_a_mode_in_python() -> None:
     assert user(EngineArgs.from_kwargs(compilation_config=0)) == {CC + "mode": CompilationMode.NONE}
 
