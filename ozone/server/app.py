@@ -21,6 +21,7 @@ from ozone.server.http_metrics import HttpMetricsMiddleware
 from ozone.server.operations import add_operator_routes
 from ozone.server.paths import RequestLineMiddleware
 from ozone.server.request_ids import RequestIdHeaderMiddleware
+from ozone.server.request_pacing import TurnMiddleware
 from ozone.server.routes import REQUEST_MODELS, add_routes
 from ozone.server.state import ServerState
 
@@ -66,6 +67,7 @@ def create_app(state: ServerState) -> FastAPI:
         )
     app.add_middleware(HttpMetricsMiddleware, metrics=context.metrics.http)
     app.add_middleware(RequestLineMiddleware, root_path=settings.root_path, routes=app.routes)
+    app.add_middleware(TurnMiddleware)
     return app
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
 from ozone.errors import RequestError
+from ozone.server.receive_buffer import BufferPart
 from ozone.server.requests import RequestBody
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ async def parse_body_as(
     if media_type != "application/json" and not media_type.endswith("+json"):
         # Also what keeps web pages of other origins out: without CORS they cannot send this type.
         raise RequestError("The Content-Type must be application/json", status=415)
-    data = await _read(request, context.state.settings.max_request_bytes)
-    return await context.call(len(data), lambda: _parse(data, choose))
+    with context.receive_buffer.part() as part:
+        data = await _read(request, context.state.settings.max_request_bytes, part)
+        return await context.call(len(data), lambda: _parse(data, choose))
 
 
 def _parse(data: bytes, choose: Callable[[dict[str, Any]], type[Body]]) -> Body:
@@ -64,7 +66,7 @@ def _parse(data: bytes, choose: Callable[[dict[str, Any]], type[Body]]) -> Body:
     return body
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def _read(request: Request, max_bytes: int, part: BufferPart) -> bytes:
     too_large = RequestError(f"The body is larger than {max_bytes} bytes (--max-request-bytes)", status=413)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
@@ -81,6 +83,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
             if more:
                 await _linger(request, max_bytes)
             raise too_large
+        part.add(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -16,6 +16,7 @@ from ozone.server.errors import ModelNotFoundError
 from ozone.server.generation import DeltaBridge, Generation
 from ozone.server.load_log import log_load
 from ozone.server.metrics import ServerMetrics
+from ozone.server.receive_buffer import BODIES, ReceiveBuffer
 from ozone.server.requests import RequestBody
 from ozone.server.result_memory import ResultMemory, ResultSize
 from ozone.server.state import ServerState
@@ -50,6 +51,7 @@ class ServerContext:
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="ozone-prompt")
         self._large_worker = ThreadPoolExecutor(1, thread_name_prefix="ozone-large-prompt")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ozone-answer")
+        self.receive_buffer = ReceiveBuffer(BODIES * state.settings.max_request_bytes)
         self.result_memory = ResultMemory()
 
     @contextlib.asynccontextmanager

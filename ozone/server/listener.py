@@ -7,6 +7,9 @@ import socket
 from ozone.errors import ConfigError
 from ozone.server.flags import ServerSettings
 
+# Connections that the system holds until they are accepted.
+BACKLOG = 2048
+
 
 def bind(settings: ServerSettings) -> socket.socket:
     """Take the port, so that a port in use is known before a model is loaded. Raises ConfigError."""
@@ -15,7 +18,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -11,13 +12,22 @@ import ssl
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from ozone.errors import ConfigError
 from ozone.server.app import create_app
+from ozone.server.connections import (
+    Connection,
+    Connections,
+    ErrorOnce,
+    accept_batch,
+    places,
+    raise_file_limit,
+)
 from ozone.server.flags import ServerSettings
-from ozone.server.listener import bind, server_url
+from ozone.server.listener import BACKLOG, bind, server_url
 from ozone.server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -34,6 +44,7 @@ def run_server(state: ServerState, listener: socket.socket | None = None) -> Non
     `listener`: what `bind` returned; None binds now. Raises ConfigError where the port is not to be had.
     """
     listener = listener or bind(state.settings)
+    raise_file_limit()
     server = DrainingServer(state, listener)
     try:
         server.run(sockets=[listener])
@@ -50,6 +61,8 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, state: ServerState, listener: socket.socket) -> None:
         settings = state.settings
+        self._connections = Connections(places())
+        protocol = functools.partial(Connection, connections=self._connections)
         super().__init__(
             uvicorn.Config(
                 create_app(state),
@@ -63,6 +76,8 @@ class DrainingServer(uvicorn.Server):
                 timeout_graceful_shutdown=_FLUSH_SECONDS,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 server_header=False,
+                http=cast("type[asyncio.Protocol]", protocol),
+                backlog=accept_batch(self._connections.most),
             )
         )
         self._state = state
@@ -83,7 +98,11 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(ErrorOnce())
         await super().startup(sockets)
+        for listener in sockets or ():
+            # How many wait in the kernel. What uvicorn was told is how many are accepted in a row, too.
+            listener.listen(BACKLOG)
         logger.info("Serving %s at %s/v1", self._state.model_names[0], self._url)
 
     @contextlib.contextmanager
@@ -124,4 +143,6 @@ class DrainingServer(uvicorn.Server):
             if not self._state.engine.drain(timeout):
                 self._state.engine.shutdown()  # ends what is left with "abort", which its clients are told
         finally:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._connections.end_receiving)
             self.should_exit = True

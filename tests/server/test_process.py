@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import shutil
 import signal
 import socket
@@ -12,71 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from server_stubs import make_state, serving
+from stub_process import PROGRAM
 
 from ozone.errors import ConfigError
 from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
 from ozone.server.run import run_server
-
-PROGRAM = Path(__file__).with_name("serve_stub.py")
-
-
-class Process:
-    def __init__(self, *arguments: str) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        lines = []
-        for line in self.popen.stderr:
-            lines.append(line)
-            if found := re.search(r"Serving stub at (http://127\.0\.0\.1:\d+)/v1\n", line):
-                self.url = found[1]
-                return
-        raise AssertionError("".join(lines))
-
-    def stream_in_background(self, max_tokens: int) -> tuple[threading.Thread, list[str]]:
-        """Start to stream an answer; returns once its first event is there."""
-        lines: list[str] = []
-        begun = threading.Event()
-
-        def read() -> None:
-            body = {"prompt": "x", "max_tokens": max_tokens, "temperature": 0, "stream": True}
-            with (
-                contextlib.suppress(httpx.HTTPError),
-                httpx.stream("POST", f"{self.url}/v1/completions", json=body, timeout=20) as answer,
-            ):
-                for line in answer.iter_lines():
-                    lines.extend([line] if line else [])
-                    begun.set()
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        assert begun.wait(10)
-        return thread, lines
-
-
-@pytest.fixture
-def start() -> Iterator[type[Process]]:
-    started: list[Process] = []
-
-    def make(*arguments: str) -> Process:
-        started.append(Process(*arguments))
-        return started[-1]
-
-    yield make
-    for process in started:
-        process.popen.kill()
-        process.popen.communicate()
 
 
 def test_serving_needs_no_torch(start) -> None:
