@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "latency": Benchmark("ozone.bench.latency", "one request: time to first token, decode tokens/s"),
     "throughput": Benchmark("ozone.bench.throughput", "many requests at once: requests/s, tokens/s"),
     "serve": Benchmark("ozone.bench.serve", "load on a server over HTTP: latencies as its clients see them"),
+    "isolation": Benchmark("ozone.bench.isolation", "a server attacked with the largest of requests"),
     "startup": Benchmark("ozone.bench.startup", "process start to first token, level by level"),
     "perplexity": Benchmark("ozone.bench.perplexity", "how well a model predicts a fixed text"),
     "kernels": Benchmark("ozone.bench.kernels", "each op, format and shape beside this machine's limit"),
