@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ozone.errors import OzoneError, RequestError
+from ozone.errors import OzoneError, RequestError, clipped, escaped
 from ozone.server.generation import ClientDisconnectedError
 from ozone.server.paths import allowed_methods, nothing_there, route_path
 from ozone.server.refusals import log_refusal
@@ -23,6 +23,8 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+# Of a message. What a request holds may be quoted in it, and be of any length.
+_MOST_CHARACTERS = 1000
 _CODES = {401: "invalid_api_key", 429: "queue_full", 413: "request_too_large", 503: "unavailable"}
 
 
@@ -30,8 +32,11 @@ class ModelNotFoundError(RequestError):
     """The request names a model that is not served here."""
 
     def __init__(self, name: str, served: tuple[str, ...]) -> None:
+        quoted = clipped(escaped(name, 100), 100)
         super().__init__(
-            f"The model '{name}' does not exist here; served: {', '.join(served)}", param="model", status=404
+            f"The model '{quoted}' does not exist here; served: {', '.join(served)}",
+            param="model",
+            status=404,
         )
 
 
@@ -40,7 +45,9 @@ def error_body(error: RequestError) -> dict[str, Any]:
     default_type = "server_error" if error.status >= 500 else "invalid_request_error"
     code = "model_not_found" if isinstance(error, ModelNotFoundError) else _CODES.get(error.status)
     kind = _TYPES.get(error.status, default_type)
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": code}}
+    message = escaped(str(error), _MOST_CHARACTERS)
+    param = None if error.param is None else escaped(error.param, _MOST_CHARACTERS)
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 class ErrorResponse(Response):

@@ -268,3 +268,13 @@ def test_a_prompt_far_longer_than_the_context_is_refused_by_its_beginning(
 def test_the_server_is_well_after_all_that(server: RunningServer, http: httpx.Client) -> None:
     server.wait_until_idle()
     assert http.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\x1b[2J\n", "\u202e" * 2000])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+def test_the_name_of_a_model_is_quoted_short_and_escaped(http: httpx.Client, path: str, name: str) -> None:
+    fields = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "tokens": [97]}
+    wanted = {"/detokenize": ["tokens"], "/v1/chat/completions": ["messages"]}.get(path, ["prompt"])
+    body = {"model": name, **{field: fields[field] for field in wanted}}
+    error = refused(http.post(path, json=body), 404)
+    assert error["message"].isprintable() and "served: stub" in error["message"]
