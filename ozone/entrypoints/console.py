@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
 
 from ozone.errors import OzoneError, escaped
-from ozone.server.logs import LineFormatter
+
+_INFO = 20  # logging.INFO: help that is printed quickly logs nothing, and does not import it
 
 
-def start_logging(level: int = logging.INFO) -> None:
+def start_logging(level: int = _INFO) -> None:
     """Send Ozone's log records to stderr, one line each; idempotent."""
+    import logging
+
+    from ozone.server.logs import LineFormatter
+
     logger = logging.getLogger("ozone")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
