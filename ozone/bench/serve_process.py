@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from ozone.bench.child import child_failure
+from ozone.parent import TiedProcess
 
 _SERVING = re.compile(r"Serving .* at (http://\S+)/v1$")
 _STOP_SECONDS = 30.0
@@ -28,7 +29,7 @@ class OwnServer:
         """Start with the engine's `words` and wait until it serves. `OzoneError` for a mistake in them."""
         command = [sys.executable, "-m", "ozone.entrypoints.api_server", *words]
         environment = {**os.environ, **({"OZONE_API_KEY": api_key} if api_key else {})}
-        self._process = subprocess.Popen(
+        self._process = TiedProcess(
             [*command, "--host", "127.0.0.1", "--port", "0"],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

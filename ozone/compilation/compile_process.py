@@ -22,6 +22,7 @@ from ozone.compilation.artifact_file import DamagedArtifactError, pack, unpack
 from ozone.compilation.artifact_store import ArtifactStore, UnusableStoreError, cache_disabled
 from ozone.config.custom_ops import all_enabled
 from ozone.config.schema import CompilationConfig, CompilationMode, OzoneConfig
+from ozone.parent import TiedProcess
 from ozone.version import __version__
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class CompileProcess:
 
     def __init__(self, command: Sequence[str] = _COMMAND) -> None:
         """Raises: `OSError` where there can be no process."""
-        self._process = subprocess.Popen(
+        self._process = TiedProcess(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

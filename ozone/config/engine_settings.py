@@ -35,7 +35,7 @@ def resolve_engine(r: Resolution) -> None:
     _resolve_fixed(r)
     _resolve_dtype(r)
     _resolve_quantization(r)
-    r.put("parallel.num_threads", r.platform.num_cores, "platform", "usable cores")
+    _resolve_threads(r)
     _resolve_requests(r)
     _resolve_lengths(r)
     _resolve_tokens(r)
@@ -89,6 +89,16 @@ def _resolve_fixed(r: Resolution) -> None:
     }
     for key, (value, reason) in fixed.items():
         r.put(key, value, "default", reason)
+
+
+def _resolve_threads(r: Resolution) -> None:
+    cores = r.platform.num_cores
+    r.put("parallel.num_threads", cores, "platform", "usable cores")
+    if (asked := r.value("parallel.num_threads")) > cores:
+        r.notices.append(
+            f"--num-threads {asked} is more than the {cores} cores that this process may use: its threads "
+            "wait for each other, and a token can take a hundred times as long"
+        )
 
 
 def _resolve_dtype(r: Resolution) -> None:

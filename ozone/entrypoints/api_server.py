@@ -18,10 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     """Load the model that `argv` names and serve it until a signal; returns the exit code."""
     from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
     from ozone.entrypoints.startup import StartupTimer, process_start_time
+    from ozone.parent import end_with_parent
     from ozone.server.flags import add_server_arguments, server_settings, warn_of_empty_keys
     from ozone.server.listener import bind
     from ozone.server.logs import start_server_logging
 
+    end_with_parent()
     timer = StartupTimer(process_start_time())
     parser = ArgumentParser(
         prog="ozone serve",

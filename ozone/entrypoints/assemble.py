@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ozone.compilation.compile_process import CompileProcess, remember, start_if_it_pays
 from ozone.compilation.debug_dump.directory import DumpDirectory, dump_path
+from ozone.compilation.scratch import provide_scratch
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, OzoneConfig
@@ -222,6 +223,8 @@ def load(
         logger.warning("%s", notice)
     # Where torch is imported already, so may Dynamo be, and this process is done sooner than another.
     process = None
+    if config.compilation.mode != CompilationMode.NONE:
+        provide_scratch(Path(config.compilation.cache_dir))
     if fresh and compile_apart:
         process = start_if_it_pays(config, native=platform.native, cores=platform.num_cores)
     with process or contextlib.nullcontext():

@@ -116,11 +116,20 @@ def set_ways(table: list[tuple[int, list[tuple[int, int]]]]) -> None:
 
 
 def allocate(name: str, size: int) -> NDArray[np.uint8]:
-    """A memory region of `size` zero bytes, page-aligned, named for what it holds."""
-    native = library()
-    if native is None:
-        import numpy as np
+    """A memory region of `size` zero bytes, page-aligned, named for what it holds.
 
-        return np.zeros(size, np.uint8)
-    region: NDArray[np.uint8] = native.allocate(name, size)
+    Raises: `ConfigError` where the system does not give so much.
+    """
+    native = library()
+    try:
+        if native is None:
+            import numpy as np
+
+            return np.zeros(size, np.uint8)
+        region: NDArray[np.uint8] = native.allocate(name, size)
+    except MemoryError:
+        raise ConfigError(
+            f"the system does not give {size / 1e6:,.0f} MB for {name} (a limit such as ulimit -v, strict "
+            "overcommit, or too little memory): take a smaller --kv-cache-memory-bytes, or raise the limit"
+        ) from None
     return region

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +47,26 @@ def test_living_tensors_never_overlap(steps: list[tuple[int, int]]) -> None:
         assert ranges[-1][1] <= pool.size
     alive.clear()
     assert pool.offset(pool.empty((max(pool.size, 1),), torch.int8)) == 0
+
+
+@pytest.mark.parametrize(("kilobytes", "fits"), [(40_000_000, True), (3_000_000, True), (1, False)])
+def test_a_pool_takes_what_address_space_there_is(kilobytes: int, fits: bool) -> None:
+    """In a process of its own, since the limit also holds for all that runs beside it."""
+    program = f"""
+import resource, sys
+from ozone.compilation.pool import PlannedPool
+from ozone.errors import CompileError
+import torch
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + {kilobytes} * 1024
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    pools = [PlannedPool() for _ in range(4)]
+    pools[0].empty((1 << 20,), torch.float32)
+except CompileError as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == fits, done.stderr
+    assert fits or "raise the limit (ulimit -v)" in done.stderr
+    assert "Traceback" not in done.stderr

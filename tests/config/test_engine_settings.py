@@ -196,6 +196,12 @@ def test_without_a_model_nothing_depends_on_it(resolved: Resolved) -> None:
     assert config.model.max_model_len == 0
 
 
+@pytest.mark.parametrize(("threads", "warned"), [(6, False), (7, True), (300, True)])
+def test_more_threads_than_cores_are_warned_of(resolved: Resolved, threads: int, warned: bool) -> None:
+    notices = " ".join(resolved("--num-threads", str(threads)).notices)
+    assert (f"--num-threads {threads} is more than the 6 cores" in notices) == warned
+
+
 def test_threads_follow_the_platform(resolved: Resolved) -> None:
     config = resolved()
     assert config.parallel.num_threads == 6
