@@ -49,6 +49,7 @@ SAMPLING_FLAGS: dict[str, SamplingFlag] = {
     "skip_special_tokens": SamplingFlag(None, "", "leave special tokens out of the text (the default)"),
     "n": SamplingFlag(int, "N", "completions to generate"),
     "logprobs": SamplingFlag(int, "N", "also show this many likely tokens for each step"),
+    "logprob_token_ids": SamplingFlag(_token_ids, "IDS", "show these tokens for each step: 1,2,3 or JSON"),
     "prompt_logprobs": SamplingFlag(int, "N", "the same for each token of the prompt"),
 }
 

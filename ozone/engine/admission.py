@@ -154,7 +154,7 @@ class Admission:
             )
 
     def _check_params(self, params: SamplingParams) -> None:
-        for param in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        for param in ("stop_token_ids", "allowed_token_ids", "logit_bias", "logprob_token_ids"):
             token_ids = getattr(params, param) or ()
             if len(token_ids) > self._vocab_size:
                 raise RequestError(

@@ -317,7 +317,8 @@ class Engine:
 
     def _report_prompt(self, item: ScheduledRequest, logits: NDArray[np.float32]) -> None:
         request = item.request
-        count = request.group.params.prompt_logprobs
+        params = request.group.params
+        count = params.prompt_logprobs
         if not np.isfinite(logits.max(axis=1)).all():
             self._fail_unsound(
                 request, "the model's logits are not finite (NaN or infinity) within the prompt"
@@ -329,7 +330,7 @@ class Engine:
                 logits[: len(followers)],
                 followers,
                 self.runner.vocab_size if count == -1 else count or 0,
-                self._token_text,
+                self._token_text if params.detokenize else None,
             )
             assert request.prompt_logprobs is not None
             request.prompt_logprobs.extend(found)

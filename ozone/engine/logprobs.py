@@ -15,22 +15,29 @@ Row = NDArray[np.float32]
 
 
 def token_logprobs(
-    row: Row, token_id: int, count: int, token_text: Callable[[int], str] | None = None
+    row: Row,
+    token_id: int,
+    count: int,
+    token_text: Callable[[int], str] | None = None,
+    also: Sequence[int] = (),
 ) -> LogprobsOfToken:
     """`token_id`'s log-probability and rank, followed by those of the `count` most likely tokens.
 
-    Equally likely tokens rank by id. `row`: finite maximum, shape (vocab_size,).
+    Equally likely tokens rank by id. `row`: finite maximum, shape (vocab_size,). `also`: further tokens,
+    which get no rank.
     """
     top = row.max()
     log_sum = float(top) + math.log(float(np.exp(row - top).sum(dtype=np.float64)))
     value = row[token_id]
     rank = 1 + int(np.count_nonzero(row > value)) + int(np.count_nonzero(row[:token_id] == value))
-    ranked = [(token_id, rank)]
+    ranked: dict[int, int | None] = {token_id: rank}
+    for other in also:
+        ranked.setdefault(other, None)
     if count:
-        ranked += [(token, place) for place, token in enumerate(_most_likely(row, count), 1)]
+        ranked.update((token, place) for place, token in enumerate(_most_likely(row, count), 1))
     return {
         token: Logprob(float(row[token]) - log_sum, place, token_text(token) if token_text else None)
-        for token, place in ranked
+        for token, place in ranked.items()
     }
 
 

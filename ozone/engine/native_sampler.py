@@ -127,7 +127,7 @@ class NativeSampler:
         for start in range(0, len(token_ids), _PROMPT_ROWS):
             some = token_ids[start : start + _PROMPT_ROWS]
             found += self._logprobs_of(
-                rows, range(start, start + len(some)), some, [count] * len(some), token_text
+                rows, range(start, start + len(some)), some, [count] * len(some), [token_text] * len(some)
             )
         return found
 
@@ -157,19 +157,21 @@ class NativeSampler:
 
     def _report(self, logits: Logits, sampled: SampledTokens, token_text: TokenText | None) -> None:
         logits = np.ascontiguousarray(logits, np.float32)
-        rows, counts = [], []
+        rows, counts, texts = [], [], []
         for row in self._reports:
-            token_id, count = sampled.token_ids[row], self._states[row].num_logprobs
+            token_id, state = sampled.token_ids[row], self._states[row]
+            count = state.num_logprobs
             if token_id == NO_TOKEN or count is None:
                 continue
-            if count > _MAX_TOP_LOGPROBS:
-                sampled.logprobs[row] = logprobs.token_logprobs(logits[row], token_id, count, token_text)
+            if count > _MAX_TOP_LOGPROBS or state.logprob_token_ids:
+                sampled.logprobs[row] = sampler.report(logits[row], token_id, state, token_text)
             else:
                 rows.append(row)
                 counts.append(count)
+                texts.append(token_text if state.names_tokens else None)
         if rows:
             token_ids = [sampled.token_ids[row] for row in rows]
-            found = self._logprobs_of(logits, rows, token_ids, counts, token_text)
+            found = self._logprobs_of(logits, rows, token_ids, counts, texts)
             sampled.logprobs.update(zip(rows, found, strict=True))
 
     def _logprobs_of(
@@ -178,7 +180,7 @@ class NativeSampler:
         indices: Sequence[int],
         token_ids: Sequence[int],
         counts: Sequence[int],
-        token_text: TokenText | None,
+        token_texts: Sequence[TokenText | None],
     ) -> list[LogprobsOfToken]:
         """`logprobs.token_logprobs` of some rows of the logits."""
         rows, vocab_size = len(indices), logits.shape[1]
@@ -201,8 +203,8 @@ class NativeSampler:
         )
         return [
             _by_token([token, *ids[:count]], [rank, *range(1, count + 1)], row, token_text)
-            for token, ids, count, rank, row in zip(
-                token_ids, top.tolist(), counts, ranks.tolist(), values.tolist(), strict=True
+            for token, ids, count, rank, row, token_text in zip(
+                token_ids, top.tolist(), counts, ranks.tolist(), values.tolist(), token_texts, strict=True
             )
         ]
 

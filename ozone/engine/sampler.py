@@ -59,8 +59,16 @@ def sample(
             continue
         sampled.token_ids[row] = token_id
         if state.num_logprobs is not None:
-            sampled.logprobs[row] = token_logprobs(raw, token_id, state.num_logprobs, token_text)
+            sampled.logprobs[row] = report(raw, token_id, state, token_text)
     return sampled
+
+
+def report(
+    row: Logits, token_id: int, state: SamplingState, token_text: Callable[[int], str] | None
+) -> LogprobsOfToken:
+    """The log-probabilities that a request wants to know of the token chosen for it."""
+    text = token_text if state.names_tokens else None
+    return token_logprobs(row, token_id, state.num_logprobs or 0, text, also=state.logprob_token_ids or ())
 
 
 def _argmax(logits: Logits, states: Sequence[SamplingState]) -> SampledTokens:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from ozone.errors import RequestError
+from ozone.errors import RequestError, shown
 
 # Below this temperature the choice is greedy.
 GREEDY_TEMPERATURE = 1e-5
+
+MAX_LOGPROB_TOKEN_IDS = 1024
 
 # Arguments of vLLM's SamplingParams that Ozone lacks, with the value that means "not used".
 MISSING_ARGUMENTS: Mapping[str, object] = {
@@ -88,7 +90,8 @@ class SamplingParams:
         min_tokens: tokens to generate before anything but max_tokens may end the text.
         logprobs: report this many most likely tokens per step, besides the chosen (-1: all).
         prompt_logprobs: the same for each token of the prompt.
-        detokenize: produce text. skip_special_tokens: leave special tokens out of it.
+        logprob_token_ids: report these tokens per step, besides the chosen, in place of the most likely.
+        detokenize: produce text, also of reported tokens. skip_special_tokens: leave special ones out of it.
         include_stop_str_in_output: keep the stop string (or the stop token's text) in the text.
         logit_bias: additive bias per token id. allowed_token_ids: nothing else may be sampled.
         bad_words: strings whose tokens are never completed (as vLLM: with and without a space before).
@@ -112,6 +115,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
@@ -129,7 +133,14 @@ class SamplingParams:
     def clone(self) -> SamplingParams:
         """A checked copy that shares no list or dict with this one."""
         copy = replace(self)
-        for name in ("stop", "stop_token_ids", "logit_bias", "allowed_token_ids", "bad_words"):
+        for name in (
+            "stop",
+            "stop_token_ids",
+            "logit_bias",
+            "allowed_token_ids",
+            "bad_words",
+            "logprob_token_ids",
+        ):
             value = getattr(copy, name)
             if isinstance(value, list | dict):
                 setattr(copy, name, value.copy())
@@ -174,13 +185,23 @@ class SamplingParams:
             self.allowed_token_ids = _token_ids("allowed_token_ids", self.allowed_token_ids)
             if not self.allowed_token_ids:
                 raise RequestError("allowed_token_ids must not be empty", param="allowed_token_ids")
+        if self.logprob_token_ids is not None:
+            self.logprob_token_ids = _token_ids("logprob_token_ids", self.logprob_token_ids)
+            if len(self.logprob_token_ids) > MAX_LOGPROB_TOKEN_IDS:
+                raise RequestError(
+                    f"logprob_token_ids has {len(self.logprob_token_ids)} entries; "
+                    f"the most is {MAX_LOGPROB_TOKEN_IDS}",
+                    param="logprob_token_ids",
+                )
         if self.logit_bias is not None:
             self.logit_bias = _logit_bias(self.logit_bias)
 
     def _check_text(self) -> None:
         for name in ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
-                raise RequestError(f"{name} must be true or false, not {getattr(self, name)!r}", param=name)
+                raise RequestError(
+                    f"{name} must be true or false, not {_shown(getattr(self, name))}", param=name
+                )
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         self.stop_strings = tuple(_strings("stop", stop or []))
         if self.stop_strings and not self.detokenize:
@@ -189,15 +210,25 @@ class SamplingParams:
             self.bad_words = _strings("bad_words", self.bad_words)
 
 
+def _shown(value: object) -> str:
+    """A value of unknown size, such as an integer of more digits than Python prints."""
+    try:
+        return shown(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 def _integer(name: str, value: object, *, at_least: int | None = None) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise RequestError(f"{name} must be an integer, not {value!r}", param=name) from None
+        raise RequestError(f"{name} must be an integer, not {_shown(value)}", param=name) from None
+    if not -(1 << 63) <= number < 1 << 63:
+        raise RequestError(f"{name} must fit a signed 64-bit integer, not {_shown(number)}", param=name)
     if at_least is not None and number < at_least:
-        raise RequestError(f"{name} must be at least {at_least}, not {number}", param=name)
+        raise RequestError(f"{name} must be at least {at_least}, not {_shown(number)}", param=name)
     return number
 
 
@@ -208,7 +239,7 @@ def _number(name: str, value: object, low: float, high: float = math.inf, *, abo
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise RequestError(f"{name} must be a number, not {value!r}", param=name) from None
+        raise RequestError(f"{name} must be a number, not {_shown(value)}", param=name) from None
     if not math.isfinite(number) or not low <= number <= high or (above and number == low):
         bound = f"above {low:g}" if above else f"at least {low:g}"
         bound += "" if high == math.inf else f" and at most {high:g}"
@@ -218,7 +249,7 @@ def _number(name: str, value: object, low: float, high: float = math.inf, *, abo
 
 def _token_ids(name: str, value: object) -> list[int]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise RequestError(f"{name} must be a list of token ids, not {value!r}", param=name)
+        raise RequestError(f"{name} must be a list of token ids, not {_shown(value)}", param=name)
     token_ids = list(value)
     if not set(map(type, token_ids)) <= {int} or (token_ids and min(token_ids) < 0):
         return [_integer(name, token_id, at_least=0) for token_id in token_ids]  # numpy's, or a wrong one
@@ -228,11 +259,13 @@ def _token_ids(name: str, value: object) -> list[int]:
 def _logit_bias(value: object) -> dict[int, float]:
     """Token ids may come as strings, as in JSON; biases are clamped to [-100, 100] as OpenAI says."""
     if not isinstance(value, Mapping):
-        raise RequestError(f"logit_bias must map token ids to numbers, not {value!r}", param="logit_bias")
+        raise RequestError(
+            f"logit_bias must map token ids to numbers, not {_shown(value)}", param="logit_bias"
+        )
     biases: dict[int, float] = {}
     for key, bias in value.items():
-        if isinstance(key, str) and not key.isdecimal():
-            raise RequestError(f"logit_bias has the key {key!r}, not a token id", param="logit_bias")
+        if isinstance(key, str) and not (key.isdecimal() and len(key) < 20):
+            raise RequestError(f"logit_bias has the key {_shown(key)}, not a token id", param="logit_bias")
         token_id = int(key) if isinstance(key, str) else _integer("logit_bias", key, at_least=0)
         biases[token_id] = min(100.0, max(-100.0, _number("logit_bias", bias, -math.inf)))
     return biases
@@ -240,9 +273,11 @@ def _logit_bias(value: object) -> dict[int, float]:
 
 def _strings(name: str, value: object) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise RequestError(f"{name} must be a list of strings, not {value!r}", param=name)
+        raise RequestError(f"{name} must be a list of strings, not {_shown(value)}", param=name)
     strings = list(value)
     for string in strings:
         if not isinstance(string, str) or not string:
-            raise RequestError(f"{name} must hold strings that are not empty, not {string!r}", param=name)
+            raise RequestError(
+                f"{name} must hold strings that are not empty, not {_shown(string)}", param=name
+            )
     return strings

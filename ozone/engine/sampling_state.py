@@ -52,6 +52,7 @@ class SamplingState:
         token_ids: the sequence's own list, prompt and output so far.
         seed: of the sequence's random stream, 64 bits.
         num_logprobs: most likely tokens to report, or None.
+        logprob_token_ids: tokens to report instead, if any. names_tokens: reports have the tokens' texts.
         rules: of the user request; allowed, biased, biases, bans_tokens are theirs.
         has_penalty: the penalties apply to the tokens that `counts` gives.
         is_plain: greedy, nothing changes the logits, nothing is reported: an argmax will do.
@@ -76,6 +77,10 @@ class SamplingState:
         self.min_p = params.min_p
         self.is_greedy = params.is_greedy
         self.num_logprobs = vocab_size if params.logprobs == -1 else params.logprobs
+        self.logprob_token_ids = params.logprob_token_ids
+        if self.logprob_token_ids:
+            self.num_logprobs = 0
+        self.names_tokens = params.detokenize
         self.seed = seed & _SEED_MASK
         self._uniforms = TokenUniforms(seed)
 

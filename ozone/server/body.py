@@ -63,6 +63,7 @@ def _parse(data: bytes, choose: Callable[[dict[str, Any]], type[Body]]) -> Body:
     except ValidationError as error:
         raise _readable(error) from None
     body.set_num_bytes(len(data))
+    body.note_ignored()
     return body
 
 

@@ -21,6 +21,7 @@ from ozone.server.prompts import encode_conversation
 from ozone.server.request_ids import name_request
 from ozone.server.requests import ChatCompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
+from ozone.server.truncation import truncation_of
 
 # Fields of a message that are there and null, since clients read them.
 _LACKING_IN_MESSAGE = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
@@ -35,9 +36,10 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     body.request_id = name_request(request.scope, body.request_id)
     body.check()
     context.check_model(body.model)
-    prompt = await encode_conversation(context, body)
     field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     asked: int | None = getattr(body, field)
+    truncation = truncation_of(body, asked or 0, context.state.max_model_len)
+    prompt = await encode_conversation(context, body, truncation)
     max_tokens = max_new_tokens(asked, len(prompt), context.state, unless_asked=None, field=field)
     prepared = await context.prepare(body, lambda: _params(context, body, max_tokens))
     work = Work([prompt], prepared, [max_tokens], arrival_time)
@@ -63,19 +65,20 @@ class ChatAnswer:
         self._body = body
         self._prompt = prompt
         self._names = token_names(context, body)
-        self._started: set[int] = set()
+        self._started = False
         self._collector = OutputCollector(self.envelope.id, None, prompt, body.n)
 
     def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
         if arrivals is None:
             yield from self.envelope.end()
             return
+        if not self._started:
+            self._started = True
+            for index in range(self._body.n):
+                yield self._first_event(index)
         for arrival in arrivals:
             delta = arrival.delta
             self.envelope.usage.add(delta)
-            if delta.index not in self._started:
-                yield self._first_event(delta.index)
-                self._started.add(delta.index)
             choice: dict[str, Any] = {
                 "index": delta.index,
                 "delta": {"content": delta.text} if delta.text else {},
@@ -131,7 +134,7 @@ class ChatAnswer:
         return chat_logprobs(
             part.token_ids,
             part.logprobs,
-            self._body.top_logprobs or 0,
+            -1 if self._body.logprob_token_ids else self._body.top_logprobs or 0,
             self._names,
             last_is_left_out=ended_by_token and not self._body.include_stop_str_in_output,
         )

@@ -63,7 +63,9 @@ class CompletionChoice:
         self._text_length = 0
         self._logprobs: CompletionLogprobs | None = None
         if body.logprobs is not None:
-            self._logprobs = CompletionLogprobs(names, body.logprobs, waits_for_text=bool(body.stop))
+            self._logprobs = CompletionLogprobs(
+                names, -1 if body.logprob_token_ids else body.logprobs, waits_for_text=bool(body.stop)
+            )
             self._offsets = prompt.offsets_after(len(prompt.text()) if body.echo else 0)
 
     def piece(self, part: RequestDelta | CompletionOutput) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ozone.server.prompts import encode_prompts
 from ozone.server.request_ids import name_request
 from ozone.server.requests import CompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
+from ozone.server.truncation import truncation_of
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -35,7 +36,9 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     body.request_id = name_request(request.scope, body.request_id)
     body.check()
     context.check_model(body.model)
-    prompts = await encode_prompts(context, body)
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    truncation = truncation_of(body, max_tokens, context.state.max_model_len)
+    prompts = await encode_prompts(context, body, truncation)
     limits = [_limit(context, body, len(token_ids)) for token_ids in prompts]
     prepared = await context.prepare(body, lambda: _params(context, body, max(limits)))
     work = Work(prompts, prepared, limits, arrival_time, body.echo)

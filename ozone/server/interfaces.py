@@ -84,6 +84,10 @@ class ServerTokenizer(Protocol):
 class ServerChatTemplate(Protocol):
     """Renders a conversation as the prompt that the model was trained on."""
 
+    @property
+    def source(self) -> str:
+        """The template itself, in Jinja."""
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

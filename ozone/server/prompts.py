@@ -5,7 +5,9 @@ from __future__ import annotations
 from ozone.engine.chat_template import check_variables, cut_after
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
+from ozone.server.ignored_fields import note_ignored
 from ozone.server.requests import CompletionRequest, Conversation
+from ozone.server.truncation import Truncation
 
 # A text this many times as long as the context is first counted by parts of that length.
 _CHARACTERS_PER_TOKEN = 16
@@ -17,13 +19,17 @@ async def encode_text(context: ServerContext, text: str, add_special_tokens: boo
     return await context.call(len(text), lambda: tokenizer.encode(text, add_special_tokens))
 
 
-async def encode_prompts(context: ServerContext, body: CompletionRequest) -> list[list[int]]:
+async def encode_prompts(
+    context: ServerContext, body: CompletionRequest, truncation: Truncation | None = None
+) -> list[list[int]]:
     """The token ids of each prompt. Raises RequestError for a text much longer than the context."""
 
     def encode() -> list[list[int]]:
         return [
-            _encode_bounded(context, prompt, body.add_special_tokens, "prompt")
+            _encode_bounded(context, prompt, body.add_special_tokens, "prompt", truncation)
             if isinstance(prompt, str)
+            else truncation.cut(prompt)
+            if truncation
             else prompt
             for prompt in body.prompt
         ]
@@ -31,9 +37,17 @@ async def encode_prompts(context: ServerContext, body: CompletionRequest) -> lis
     return await context.call(body.num_bytes, encode)
 
 
-def _encode_bounded(context: ServerContext, text: str, add_special_tokens: bool, param: str) -> list[int]:
+def _encode_bounded(
+    context: ServerContext,
+    text: str,
+    add_special_tokens: bool,
+    param: str,
+    truncation: Truncation | None,
+) -> list[int]:
     """Encode without spending seconds on megabytes that cannot fit anyway."""
     tokenizer, limit = context.state.tokenizer, context.state.max_model_len
+    if truncation is not None:
+        return truncation.encode(tokenizer, text, add_special_tokens)
     size = limit * _CHARACTERS_PER_TOKEN
     count = 0
     for start in range(0, len(text) if len(text) > size else 0, size):
@@ -45,7 +59,9 @@ def _encode_bounded(context: ServerContext, text: str, add_special_tokens: bool,
     return tokenizer.encode(text, add_special_tokens)
 
 
-async def encode_conversation(context: ServerContext, conversation: Conversation) -> list[int]:
+async def encode_conversation(
+    context: ServerContext, conversation: Conversation, truncation: Truncation | None = None
+) -> list[int]:
     """The token ids of a rendered conversation.
 
     Raises RequestError where the model has no template, where its template refuses the conversation, and
@@ -60,12 +76,28 @@ async def encode_conversation(context: ServerContext, conversation: Conversation
         )
 
     def render_and_encode() -> list[int]:
-        kwargs = conversation.chat_template_kwargs or {}
+        kwargs = conversation.template_kwargs()
         check_variables(kwargs)
+        _note_unread(conversation, template.source)
         messages = [message.model_dump() for message in conversation.messages]
-        text = template.render(messages, add_generation_prompt=conversation.add_generation_prompt, **kwargs)
+        text = template.render(
+            messages,
+            add_generation_prompt=conversation.add_generation_prompt,
+            tools=conversation.tools,
+            **kwargs,
+        )
         if conversation.continue_final_message:
             text = cut_after(text, conversation.messages[-1].text().strip())
-        return _encode_bounded(context, text, conversation.add_special_tokens, "messages")
+        return _encode_bounded(context, text, conversation.add_special_tokens, "messages", truncation)
 
     return await context.call(conversation.num_bytes, render_and_encode)
+
+
+def _note_unread(conversation: Conversation, source: str) -> None:
+    """Leave a trace of what is meant for the template and does not occur in it."""
+    note_ignored(
+        {name: True for name in conversation.chat_template_kwargs or {} if name not in source},
+        (),
+        "chat_template_kwargs.",
+    )
+    note_ignored(conversation.unread_by(source), ())

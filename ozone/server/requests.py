@@ -1,18 +1,28 @@
 """The bodies of requests: which fields exist, their types, and which known fields are refused.
 
 Ranges of sampling parameters are `SamplingParams`' business. Unknown fields are accepted, as OpenAI's
-clients send them, except those that ask for something that would silently not happen.
+clients send them, and leave a trace in the log, except those of `unsupported_fields.py`, which are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+)
 
-from ozone.engine.sampling_params import MISSING_ARGUMENTS
+from ozone.engine.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from ozone.errors import RequestError
+from ozone.server.ignored_fields import OF_MESSAGES, note_ignored
+from ozone.server.lax_values import Integer, Number, Off, On, Zero, integer, unless_null
+from ozone.server.unsupported_fields import refuse_unsupported
 
 MAX_PROMPTS = 2048
 MAX_N = 128
@@ -20,36 +30,6 @@ MAX_MESSAGES = 16384
 # Work per token grows with these, and they come from anybody.
 MAX_STRINGS = 256
 MAX_STRING_CHARACTERS = 16384
-
-# Field -> (what it asks for, values besides null and empty that ask for nothing).
-_UNSUPPORTED: Mapping[str, tuple[str, tuple[Any, ...]]] = {
-    **{name: ("This sampling parameter", (unused,)) for name, unused in MISSING_ARGUMENTS.items()},
-    "best_of": ("Choosing the best of several completions", (1,)),
-    "detokenize": ("An answer without text", (True,)),
-    "skip_reading_prefix_cache": ("Bypassing the prefix cache", (False,)),
-    "vllm_xargs": ("Passing extra arguments", ()),
-    "kv_transfer_params": ("Moving the KV cache between servers", ()),
-    "tools": ("Tool calling", ()),
-    "tool_choice": ("Tool calling", ("none", "auto")),
-    "functions": ("Function calling", ()),
-    "function_call": ("Function calling", ("none", "auto")),
-    "response_format": ("Structured output", ({"type": "text"},)),
-    "structured_outputs": ("Structured output", ()),
-    "guided_json": ("Structured output", ()),
-    "guided_regex": ("Structured output", ()),
-    "guided_choice": ("Structured output", ()),
-    "guided_grammar": ("Structured output", ()),
-    "suffix": ("Inserting text before a suffix", ()),
-    "use_beam_search": ("Beam search", (False,)),
-    "logits_processors": ("Custom logits processors", ()),
-    "prompt_embeds": ("A prompt of embeddings", ()),
-    "audio": ("Audio", ()),
-    "modalities": ("Any modality but text", (["text"],)),
-    "chat_template": ("A chat template inside a request", ()),
-    "documents": ("Documents for retrieval", ()),
-    "web_search_options": ("Web search", ()),
-    "truncate_prompt_tokens": ("Truncating the prompt", ()),
-}
 
 
 def _strings(value: Any) -> list[str]:
@@ -107,6 +87,15 @@ def _content(value: Any) -> Any:
     raise ValueError("expected a string or a list of parts")
 
 
+def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Tools as OpenAI writes them, so that templates can rely on their names."""
+    for tool in tools or []:
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise ValueError("a tool must be an object with a function that has a name")
+    return tools
+
+
 def _logit_bias(value: Any) -> dict[int, float] | None:
     if value is None:
         return None
@@ -128,35 +117,30 @@ _Content = str | list[str | dict[str, Any]] | None
 Strings = Annotated[list[str], PlainValidator(_strings, _TextOrList)]
 
 
-def _null_means(default: Any) -> Callable[[Any], Any]:
-    return lambda value: default if value is None else value
-
-
-# Fields that may be null, which means what leaving them out does.
+_CountInput = Annotated[int, Field(ge=1, le=MAX_N)]
 Count = Annotated[
-    int, Field(ge=1, le=MAX_N), BeforeValidator(_null_means(1), Annotated[int, Field(ge=1, le=MAX_N)] | None)
+    int,
+    Field(ge=1, le=MAX_N),
+    BeforeValidator(unless_null(1, integer), _CountInput | Annotated[str, Field(pattern="^[1-9]$")] | None),
 ]
-Zero = Annotated[int, BeforeValidator(_null_means(0), int | None)]
-Off = Annotated[bool, BeforeValidator(_null_means(False), bool | None)]
-On = Annotated[bool, BeforeValidator(_null_means(True), bool | None)]
 
 
 class _Fields(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
-    def refuse_unsupported(self) -> None:
-        """Raise RequestError for a field that asks for what Ozone does not do."""
-        for name, value in (self.model_extra or {}).items():
-            if name in _UNSUPPORTED and value not in (None, "", [], {}):
-                what, harmless = _UNSUPPORTED[name]
-                if value not in harmless:
-                    raise RequestError(f"{what} is not supported ('{name}')", param=name)
+    def note_ignored(self, where: str = "") -> None:
+        """Leave a trace of fields that nothing reads."""
+        note_ignored(self.model_extra, type(self).model_fields, where)
 
 
 class RequestBody(_Fields):
     """A whole body."""
 
     _num_bytes: int = PrivateAttr(0)
+
+    def refuse_unsupported(self) -> None:
+        """Raise RequestError for a field that asks for what Ozone does not do."""
+        refuse_unsupported(self.model_extra or {})
 
     def set_num_bytes(self, num_bytes: int) -> None:
         """Say how long the body was."""
@@ -182,27 +166,27 @@ class GenerationRequest(RequestBody):
     n: Count = 1
     stream: Off = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
+    max_tokens: Integer | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    seed: Integer | None = None
     stop: Strings = []
     logit_bias: Annotated[dict[int, float] | None, PlainValidator(_logit_bias, dict[str, float] | None)] = (
         None
     )
     user: str | None = None
 
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    top_k: Integer | None = None
+    min_p: Number | None = None
+    repetition_penalty: Number | None = None
     min_tokens: Zero = 0
     ignore_eos: Off = False
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: Off = False
     skip_special_tokens: On = True
-    prompt_logprobs: int | None = None
+    prompt_logprobs: Integer | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: Strings = []
     priority: Zero = 0
@@ -211,10 +195,29 @@ class GenerationRequest(RequestBody):
     return_tokens_as_token_ids: Off = False
     request_id: str | None = None
 
+    # llama.cpp's name of repetition_penalty.
+    repeat_penalty: Annotated[Number, Field(ge=1e-3, le=1e3)] | None = None
+    length_penalty: Number | None = Field(None, description="without effect, as in vLLM without beam search")
+    logprob_token_ids: Annotated[list[int], Field(max_length=MAX_LOGPROB_TOKEN_IDS)] | None = None
+    truncate_prompt_tokens: Annotated[Integer, Field(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    stream_interval: Annotated[Integer, Field(ge=1)] | None = None
+
+    def note_ignored(self, where: str = "") -> None:
+        super().note_ignored(where)
+        if self.length_penalty not in (None, 1):
+            note_ignored({"length_penalty": self.length_penalty}, ())
+        if self.stream_options is not None:
+            self.stream_options.note_ignored("stream_options.")
+
     def check(self) -> None:
         """Raise RequestError for what types alone do not show."""
         self.refuse_unsupported()
-        if self.stream_options is not None and not self.stream:
+        if self.repeat_penalty is not None:
+            if self.repetition_penalty not in (None, self.repeat_penalty):
+                raise RequestError("repeat_penalty contradicts repetition_penalty", param="repeat_penalty")
+            self.repetition_penalty = self.repeat_penalty
+        if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise RequestError("stream_options needs stream: true", param="stream_options")
         if self.stream and self.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs does not go with stream: true", param="prompt_logprobs")
@@ -225,14 +228,16 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts, _Prompt)]
     echo: Off = False
-    logprobs: int | None = None
-    best_of: int | None = None
+    logprobs: Integer | None = None
+    best_of: Integer | None = None
     add_special_tokens: On = True
 
     def check(self) -> None:
         super().check()
         if self.best_of is not None and self.best_of != self.n:
             raise RequestError("best_of is not supported unless it equals n", param="best_of")
+        if self.logprob_token_ids and self.logprobs is None:
+            raise RequestError("logprob_token_ids needs logprobs", param="logprob_token_ids")
 
 
 class ChatMessage(_Fields):
@@ -256,21 +261,59 @@ class Conversation(RequestBody):
     continue_final_message: Off = False
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: Off = False
+    tools: Annotated[list[dict[str, Any]] | None, AfterValidator(_tools)] = None
+
+    def note_ignored(self, where: str = "") -> None:
+        super().note_ignored(where)
+        for message in self.messages:
+            extra = message.model_extra
+            if extra and not extra.keys() <= OF_MESSAGES:
+                unknown = {name: extra[name] for name in extra.keys() - OF_MESSAGES}
+                note_ignored(unknown, {*ChatMessage.model_fields, *OF_MESSAGES}, "messages.")
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """What the template gets besides the conversation."""
+        return self.chat_template_kwargs or {}
+
+    def unread_by(self, template: str) -> dict[str, Any]:
+        """Fields that ask a template for something, and that this one, its source, does not mention."""
+        return {"tools": self.tools} if self.tools and "tools" not in template else {}
 
 
 class ChatCompletionRequest(GenerationRequest, Conversation):
     """The body of `/v1/chat/completions`."""
 
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Integer | None = None
     logprobs: Off = False
-    top_logprobs: int | None = None
+    top_logprobs: Integer | None = None
+    tool_choice: Any = Field(None, description="none: the tools are shown to the model and never called")
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+    def template_kwargs(self) -> dict[str, Any]:
+        kwargs = super().template_kwargs()
+        if self.reasoning_effort is None:
+            return kwargs
+        thinks = self.reasoning_effort != "none"
+        return {"reasoning_effort": self.reasoning_effort, "enable_thinking": thinks, **kwargs}
+
+    def unread_by(self, template: str) -> dict[str, Any]:
+        unread = super().unread_by(template)
+        if "reasoning_effort" not in template and "enable_thinking" not in template:
+            unread["reasoning_effort"] = self.reasoning_effort
+        return unread
 
     def check(self) -> None:
         super().check()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.tool_choice not in (None, "none", "auto") or (self.tools and self.tool_choice != "none"):
+            field = "tools" if self.tools else "tool_choice"
+            raise RequestError(
+                f"Tool calling is not supported ('{field}'); with tool_choice: \"none\" the model sees tools",
+                param=field,
+            )
+        if self.logprob_token_ids and not self.logprobs:
+            raise RequestError("logprob_token_ids needs logprobs: true", param="logprob_token_ids")
+        if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
-        if (self.model_extra or {}).get("echo"):
-            raise RequestError("echo is not supported in chat", param="echo")
 
 
 class TokenizeTextRequest(RequestBody):

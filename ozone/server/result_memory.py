@@ -42,7 +42,9 @@ def result_size(
         return 0 if count is None else 1 + (vocab_size if count == -1 else count)
 
     prompts = sum(prompt_lens) * per_token(params.prompt_logprobs) * (params.n if echo else 1)
-    completions = 0 if stream else sum(limits) * params.n * per_token(params.logprobs)
+    listed = len(params.logprob_token_ids or ())
+    reported = per_token(listed or params.logprobs)
+    completions = 0 if stream else sum(limits) * params.n * reported
     return ResultSize(prompts, completions)
 
 

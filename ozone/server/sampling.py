@@ -30,6 +30,7 @@ _COPIED = (
     "logit_bias",
     "allowed_token_ids",
     "bad_words",
+    "logprob_token_ids",
 )
 
 

@@ -263,3 +263,11 @@ def test_stats_count_tokens_and_steps(engines):
     stats = engine.stats()
     assert (stats.prompt_tokens, stats.generation_tokens, stats.num_steps) == (6, 10, 10)
     assert (stats.num_running, stats.num_waiting, stats.kv_cache_usage) == (0, 0, 0.0)
+
+
+def test_without_text_reported_tokens_have_none(engines):
+    engine = engines(tokenizer=StubTokenizer())
+    output = generate(engine, PROMPT[:3], greedy(2, detokenize=False, logprobs=1, prompt_logprobs=1))
+    reports = [*output.prompt_logprobs[1:], *output.outputs[0].logprobs]
+    assert len(reports) == 4
+    assert {entry.decoded_token for known in reports for entry in known.values()} == {None}

@@ -67,7 +67,7 @@ PARAMS = st.fixed_dictionaries(
         "repetition_penalty": st.sampled_from([0.7, 1.3]),
         "presence_penalty": st.sampled_from([-0.3, 1.5]),
         "frequency_penalty": st.sampled_from([-0.2, 0.7]),
-        "seed": st.integers(0, 2**64 - 1),
+        "seed": st.integers(0, 2**63 - 1),
         "prompt": TOKENS.filter(len),
         "output": TOKENS,
     },
@@ -269,3 +269,23 @@ def test_the_largest_vocabulary_finds_room(isa):
     states = [make_state(size, seed=row, top_p=0.9, logit_bias={1: 1}) for row in range(2)]
     for row, token_id in enumerate(NativeSampler(2).sample(logits, states).token_ids):
         assert token_id in possible_choices(logits[row], states[row])
+
+
+@pytest.mark.parametrize("make", [NumpySampler, lambda: NativeSampler(4)])
+def test_reports_are_what_each_request_wants(make):
+    logits = make_logits(3, 4, 40, 2.0, distinct=True)
+    logits[:, 5:8] = 0
+    states = [
+        make_state(40, logprob_token_ids=[5, 7]),
+        make_state(40, logprobs=2, detokenize=False),
+        make_state(40, logprobs=2),
+        make_state(40, logprob_token_ids=[6], logprobs=3, detokenize=False),
+    ]
+    sampled = make().sample(logits, states, token_text=str)
+    listed, nameless, named, both = (sampled.logprobs[row] for row in range(4))
+    assert listed.keys() == {sampled.token_ids[0], 5, 7}
+    assert listed[5].logprob == pytest.approx(logprobs.token_logprobs(logits[0], 5, 0)[5].logprob, abs=1e-6)
+    assert {entry.decoded_token for entry in nameless.values()} == {None}
+    assert all(entry.decoded_token == str(token_id) for token_id, entry in named.items())
+    assert both.keys() == {sampled.token_ids[3], 6}
+    assert {entry.decoded_token for entry in both.values()} == {None}

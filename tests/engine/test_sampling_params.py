@@ -34,15 +34,16 @@ def refusal(**kwargs) -> RequestError:
         "top_p": [0, -0.1, 1.1, math.nan],
         "top_k": [-2, 0.5, "5"],
         "min_p": [-0.1, 1.1],
-        "seed": [1.5, "1"],
-        "max_tokens": [0, -1, 1.0],
+        "seed": [1.5, "1", 2**63, -(2**63) - 1, 10**5000],
+        "logprob_token_ids": ["x", [-1], [1] * 1025, 5],
+        "max_tokens": [0, -1, 1.0, 10**5000],
         "min_tokens": [-1, 17],
         "logprobs": [-2, True, 1.0],
         "prompt_logprobs": [-2, True],
         "stop": ["", ["a", ""], [1], 5],
         "stop_token_ids": [[-1], ["a"], "12", 3, [1.0]],
         "allowed_token_ids": [[], [-1], 5],
-        "logit_bias": [[1], {"a": 1}, {-1: 1}, {1: math.nan}, {1: "x"}],
+        "logit_bias": [[1], {"a": 1}, {-1: 1}, {1: math.nan}, {1: "x"}, {"9" * 5000: 1}],
         "bad_words": ["word", [""], [3]],
         "ignore_eos": [1, "yes", None],
         "detokenize": ["no"],
@@ -55,6 +56,8 @@ def test_bad_values_are_refused_by_name(name, values):
         error = refusal(**{name: value})
         assert error.param == name
         assert name in str(error)
+        assert len(str(error)) < 200
+        assert "\n" not in str(error)
 
 
 def test_stop_strings_need_text():
