@@ -31,7 +31,7 @@ _NEUTRAL: Mapping[str, str] = {
     "0": "data_parallel_rank data_parallel_start_rank kv_offloading_size video_pruning_rate",
     "auto": "device guided_decoding_backend kernel_config.moe_backend kernel_config.linear_backend",
     "{}": (
-        "mm_processor_kwargs default_mm_loras default_chat_template_kwargs reasoning_effort_map rope_scaling "
+        "mm_processor_kwargs default_mm_loras reasoning_effort_map rope_scaling "
         "compilation_config.inductor_passes"
     ),
     "[]": (

@@ -150,12 +150,11 @@ _REFUSED_FLAGS: Mapping[str, str] = {
         "structured_outputs_config reasoning_parser reasoning_parser_plugin reasoning_config "
         "reasoning_effort_map enable_reasoning guided_decoding_backend guided_decoding_disable_fallback "
         "guided_decoding_disable_any_whitespace guided_decoding_disable_additional_properties "
-        "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level "
-        "exclude_tools_when_tool_choice_none"
+        "enable_auto_tool_choice tool_call_parser tool_parser_plugin tool_server tool_strict_level"
     ),
     "it is called --cudagraph-capture-sizes": "cuda_graph_sizes",
     "start the program under numactl": "numa_bind numa_bind_nodes numa_bind_cpus",
-    "each step is planned by one policy, see --scheduling-policy": "scheduler_cls stream_interval",
+    "each step is planned by one policy, see --scheduling-policy": "scheduler_cls",
     "--max-waiting-requests bounds the queue": "max_num_queued_reqs max_num_queued_tokens",
     "--max-num-seqs bounds the requests in a step": "max_num_active_seqs",
     "--max-num-batched-tokens bounds the tokens in a step": "max_num_scheduled_tokens",
@@ -170,16 +169,11 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     "a server that is not wanted is stopped": (
         "enable_sleep_mode sleep_mode_backend sleep_mode_offload_cudagraph sleep_preserve_parameter_names"
     ),
-    "templates are rendered as they stand": (
-        "chat_template_content_format trust_request_chat_template default_chat_template_kwargs response_role"
-    ),
+    "templates are rendered as they stand": "trust_request_chat_template response_role",
     "use --log-config-file and --log-level": "logging_config",
     "the server listens on one address, over HTTP": "uds grpc grpc_port",
     "a proxy in front of the server can do that": (
         "ssl_ca_certs ssl_cert_reqs ssl_ciphers enable_ssl_refresh middleware sse_keep_alive_interval"
-    ),
-    "answers have OpenAI's fields": (
-        "return_tokens_as_token_ids enable_prompt_tokens_details enable_force_include_usage"
     ),
     "there is no such endpoint": "enable_scale_out",
     "there is nothing of that kind to configure": (

@@ -6,6 +6,7 @@ first template is checked or rendered.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import stat
@@ -23,6 +24,9 @@ MAX_TEMPLATE_CHARACTERS = 1 << 20
 
 # How a template takes a message's content: as a string, as a list of parts, or as either.
 ContentFormat = Literal["string", "parts", "either"]
+
+# What users call the first two; "auto" is as the template's source looks.
+CONTENT_FORMATS: Mapping[str, ContentFormat | None] = {"auto": None, "string": "string", "openai": "parts"}
 
 # What `ChatTemplate.render` gives by name, so that a request's own variables must not name it.
 RESERVED_VARIABLES = frozenset(
@@ -52,6 +56,18 @@ class ChatTemplate:
         named = {"bos_token": bos_token, "eos_token": eos_token, **special_tokens}
         self._special_tokens = {name: token or "" for name, token in named.items()}
         self._compiled: _Compiled | None = None
+        self._content_format: ContentFormat | None = None
+
+    def with_content_format(self, name: str) -> ChatTemplate:
+        """A copy that gets contents as a string or as OpenAI's parts, see `CONTENT_FORMATS`."""
+        if name not in CONTENT_FORMATS:
+            raise RequestError(
+                f"the content format must be one of {', '.join(CONTENT_FORMATS)}, not {shown(name)}",
+                param="chat_template_content_format",
+            )
+        changed = copy.copy(self)
+        changed._content_format = CONTENT_FORMATS[name]
+        return changed
 
     def validate(self) -> None:
         """Compile the template; ModelFileError, with the line, where it is not valid."""
@@ -78,9 +94,8 @@ class ChatTemplate:
         """
         self.validate()
         assert self._compiled is not None
-        conversation = [
-            _template_message(message, n, self._compiled.content_format) for n, message in enumerate(messages)
-        ]
+        form = self._content_format or self._compiled.content_format
+        conversation = [_template_message(message, n, form) for n, message in enumerate(messages)]
         variables = {
             **self._special_tokens,
             **kwargs,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Arguments of vLLM's `generate` and `chat` that Ozone has not, with the values that ask for nothing.
 _MISSING_ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "chat_template_content_format": (None, "auto"),
     "guided_options_request": (None,),
     "lora_request": (None,),
     "mm_processor_kwargs": (None, {}),
@@ -105,6 +104,7 @@ class LLM:
         use_tqdm: bool | Callable[..., Any] = True,
         *,
         chat_template: str | None = None,
+        chat_template_content_format: str | None = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
@@ -116,6 +116,8 @@ class LLM:
         Args:
             messages: ``[{"role": ..., "content": ...}, ...]``, or a list of such lists.
             chat_template: a template to use in place of the model's own.
+            chat_template_content_format: what the template gets as a message's content: "string", "openai"
+                (a list of parts), or "auto", as its source looks.
             continue_final_message: go on with the last message instead of answering it.
             tools: JSON schemas of functions, for templates that show them to the model.
             chat_template_kwargs: extra variables for the template.
@@ -125,7 +127,7 @@ class LLM:
         _refuse("chat", others)
         if not messages:
             raise RequestError("messages is empty; give at least one message", param="messages")
-        template = self._template(chat_template)
+        template = self._template(chat_template).with_content_format(chat_template_content_format or "auto")
         conversations: list[Any] = (
             list(messages)
             if isinstance(messages, Sequence) and not isinstance(messages[0], Mapping)

@@ -17,6 +17,7 @@ from ozone.engine.outputs import RequestDelta
 from ozone.engine.prepared_params import PreparedParams
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
+from ozone.server.flags import ServerSettings
 from ozone.server.generation import Arrival
 from ozone.server.request_log import OutputLog, log_request
 from ozone.server.requests import GenerationRequest
@@ -53,7 +54,9 @@ def token_names(context: ServerContext, body: GenerationRequest) -> TokenNames:
     """How an answer to this request writes tokens."""
     return TokenNames(
         context.state.tokenizer,
-        as_ids=body.return_tokens_as_token_ids,
+        as_ids=context.state.settings.return_tokens_as_token_ids
+        if body.return_tokens_as_token_ids is None
+        else body.return_tokens_as_token_ids,
         skip_special_tokens=body.skip_special_tokens,
     )
 
@@ -61,8 +64,9 @@ def token_names(context: ServerContext, body: GenerationRequest) -> TokenNames:
 class Usage:
     """Counts the tokens of one HTTP request. A prompt counts once, however many completions it has."""
 
-    def __init__(self, prompt_tokens: int) -> None:
+    def __init__(self, prompt_tokens: int, settings: ServerSettings) -> None:
         self.prompt_tokens = prompt_tokens
+        self._has_details = settings.prompt_tokens_details
         self.completion_tokens = 0
         self.cached_tokens = 0
 
@@ -77,25 +81,31 @@ class Usage:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens} if self._has_details else None,
         }
 
 
 class Envelope:
     """The fields around the choices: the same in every chunk of a stream and in a whole answer."""
 
-    def __init__(self, prefix: str, kind: str, model: str, body: GenerationRequest, usage: Usage) -> None:
+    def __init__(
+        self, prefix: str, kind: str, context: ServerContext, body: GenerationRequest, num_prompt_tokens: int
+    ) -> None:
+        settings = context.state.settings
         self.id = f"{prefix}-{body.request_id or uuid.uuid4().hex}"
-        self.usage = usage
+        self.usage = Usage(num_prompt_tokens, settings)
         self._kind = kind
         self._fields = {
             "created": int(time.time()),
-            "model": model,
+            "model": context.model_name,
             "system_fingerprint": f"ozone-{VERSION}",
         }
         options = body.stream_options
-        self._include_usage = bool(options and options.include_usage)
-        self._continuous = self._include_usage and bool(options and options.continuous_usage_stats)
+        forced = settings.force_include_usage
+        self._include_usage = forced or bool(options and options.include_usage)
+        self._continuous = forced or bool(
+            options and options.include_usage and options.continuous_usage_stats
+        )
 
     def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """An answer in one piece."""
@@ -158,7 +168,9 @@ async def answer_with(
         echo=work.echo,
         stream=body.stream,
     )
-    generation = context.generation(answer.envelope.id, size)
+    settings = context.state.settings
+    interval = max(settings.stream_interval, body.stream_interval or 1) if body.stream else 1
+    generation = context.generation(answer.envelope.id, size, interval)
     await generation.submit(
         work.prompts,
         work.prepared,
@@ -167,7 +179,6 @@ async def answer_with(
         cache_salt=body.cache_salt,
         arrival_time=work.arrival_time,
     )
-    settings = context.state.settings
     if settings.log_requests:
         log_request(answer.envelope.id, work.prompts, params)
     outputs = OutputLog(answer.envelope.id, settings) if settings.log_outputs else None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from ozone.engine.collector import OutputCollector
 from ozone.engine.outputs import CompletionOutput, RequestDelta
 from ozone.engine.sampling_params import SamplingParams
-from ozone.server.answers import Envelope, Usage, Work, answer_with, token_names
+from ozone.server.answers import Envelope, Work, answer_with, token_names
 from ozone.server.body import parse_body
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
@@ -61,7 +61,7 @@ class ChatAnswer:
 
     def __init__(self, context: ServerContext, body: ChatCompletionRequest, prompt: list[int]) -> None:
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        self.envelope = Envelope("chatcmpl", kind, context.model_name, body, Usage(len(prompt)))
+        self.envelope = Envelope("chatcmpl", kind, context, body, len(prompt))
         self._body = body
         self._prompt = prompt
         self._names = token_names(context, body)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from ozone.engine.collector import OutputCollector
 from ozone.engine.sampling_params import SamplingParams
 from ozone.errors import RequestError
-from ozone.server.answers import Envelope, Usage, Work, answer_with, token_names
+from ozone.server.answers import Envelope, Work, answer_with, token_names
 from ozone.server.body import parse_body
 from ozone.server.completion_choice import CompletionChoice, CompletionPrompt
 from ozone.server.context import ServerContext
@@ -76,8 +76,8 @@ class CompletionAnswer:
         body: CompletionRequest,
         prompts: Sequence[list[int]],
     ) -> None:
-        usage = Usage(sum(map(len, prompts)))
-        self.envelope = Envelope("cmpl", "text_completion", context.model_name, body, usage)
+        num_prompt_tokens = sum(map(len, prompts))
+        self.envelope = Envelope("cmpl", "text_completion", context, body, num_prompt_tokens)
         self._body = body
         self._names = token_names(context, body)
         self._prompts = [

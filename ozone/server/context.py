@@ -20,6 +20,7 @@ from ozone.server.receive_buffer import BODIES, ReceiveBuffer
 from ozone.server.requests import RequestBody
 from ozone.server.result_memory import ResultMemory, ResultSize
 from ozone.server.state import ServerState
+from ozone.server.stream_interval import StreamInterval
 
 Result = TypeVar("Result")
 
@@ -110,15 +111,19 @@ class ServerContext:
         # Checks cost about as much as tokenizing: stop strings and bad words are tokenized.
         return await self.call(body.num_bytes, lambda: self.state.engine.prepare(params()))
 
-    def generation(self, request_id: str, size: ResultSize) -> Generation:
+    def generation(self, request_id: str, size: ResultSize, interval: int = 1) -> Generation:
         """A new request's work, which the health watch knows of until it is closed.
+
+        interval: a stream's tokens from one chunk to the next.
 
         Raises RequestError (400, 429) where its answer would take too much memory.
         """
         # Clients choose names, also equal ones: the engine's have a number that no name can contain.
         request_id = f"{request_id}#{next(self._numbers)}"
         reservation = self.result_memory.reserve(size)
-        return Generation(request_id, self.state.engine, self.bridge, self.metrics, reservation)
+        return Generation(
+            request_id, self.state.engine, self.bridge, self.metrics, reservation, StreamInterval(interval)
+        )
 
     async def _watch_engine(self) -> None:
         """A dead engine sends no more deltas: whoever waits for one must be told."""

@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ozone.config.values import boolean, choice, integer, show, text, text_list
-from ozone.errors import ConfigError
+from ozone.config.values import boolean, choice, integer, mapping, show, text, text_list
+from ozone.errors import ConfigError, RequestError
 from ozone.server.flag_table import add_flags, flag, read_flags
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,17 @@ def _root_path(value: object, where: str) -> str:
     if path and (not path.startswith("/") or re.search(r"[^!-~]|[?#%\\]|//|/\.\.?(/|$)", path)):
         raise ConfigError(f"{where}: {show(value)!r} is not a path such as /llm")
     return path
+
+
+def _template_variables(value: object, where: str) -> dict[str, Any]:
+    from ozone.engine.chat_template import check_variables
+
+    variables = mapping(value, where)
+    try:
+        check_variables(variables)
+    except RequestError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return variables
 
 
 def _file(value: object, where: str) -> str:
@@ -145,6 +158,43 @@ class ServerSettings:
     )
     log_config_file: str | None = flag(
         _file, "set up logging from a JSON file, as for Python's dictConfig", None, metavar="FILE"
+    )
+    chat_template_content_format: str = flag(
+        choice("auto", "string", "openai"),
+        "what the chat template gets as a message's content: string, openai (a list of parts) or auto",
+        "auto",
+        metavar="FORMAT",
+    )
+    default_chat_template_kwargs: Mapping[str, Any] | None = flag(
+        _template_variables,
+        "variables for the chat template, such as '{\"enable_thinking\": false}'; a request's own go first",
+        None,
+        metavar="JSON",
+    )
+    exclude_tools_when_tool_choice_none: bool = flag(
+        boolean,
+        'do not show the model the tools of a request with tool_choice: "none"',
+        False,
+        flag="--exclude-tools-when-tool-choice-none",
+    )
+    stream_interval: int = flag(
+        integer(1), "tokens in a chunk of a stream; the first and the last go at once", 1, metavar="N"
+    )
+    return_tokens_as_token_ids: bool = flag(
+        boolean, "name tokens token_id:N in log-probabilities, unless a request says otherwise", False
+    )
+    prompt_tokens_details: bool = flag(
+        boolean,
+        "usage tells how many of the prompt's tokens were cached",
+        True,
+        flag="--enable-prompt-tokens-details",
+        vllm="off",
+    )
+    force_include_usage: bool = flag(
+        boolean,
+        "every chunk of every stream has the usage so far, and the last one all",
+        False,
+        flag="--enable-force-include-usage",
     )
     docs: bool = flag(boolean, "no /docs, /redoc and /openapi.json", True, flag="--disable-fastapi-docs")
     request_id_headers: bool = flag(

@@ -22,6 +22,7 @@ from ozone.server.interfaces import EngineClient
 from ozone.server.metrics import RequestObserver, ServerMetrics
 from ozone.server.request_pacing import Pace
 from ozone.server.result_memory import Reservation, completion_entries, num_parts
+from ozone.server.stream_interval import StreamInterval
 
 # The longest that a step's first delta waits for its last one.
 _STEP_SECONDS = 0.001
@@ -96,12 +97,14 @@ class Generation:
         bridge: DeltaBridge,
         metrics: ServerMetrics,
         reservation: Reservation,
+        interval: StreamInterval | None = None,
     ) -> None:
         self.request_id = request_id
         self._engine = engine
         self._bridge = bridge
         self._metrics = metrics
         self._reservation = reservation
+        self._interval = interval or StreamInterval(1)
         self._arrivals: list[Arrival] = []
         self._waiter: asyncio.Future[None] | None = None
         self._disconnected = False
@@ -178,8 +181,9 @@ class Generation:
         if arrival.delta.finish_reason is not None:
             del self._observers[key]
             self._bridge.num_running -= 1
-        self._arrivals.append(arrival)
-        self._notify()
+        for delta in self._interval.take(key, arrival.delta):
+            self._arrivals.append(arrival._replace(delta=delta))
+            self._notify()
 
     def fail(self, reason: str) -> None:
         """End every running completion with an error: the engine will not."""

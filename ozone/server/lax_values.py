@@ -51,6 +51,7 @@ def unless_null(default: Any, convert: Callable[[Any], Any]) -> Callable[[Any], 
 
 Integer = Annotated[int, BeforeValidator(integer, IntegerInput)]
 Number = Annotated[float, BeforeValidator(number, NumberInput)]
+Boolean = Annotated[bool, BeforeValidator(boolean, BooleanInput)]
 Zero = Annotated[int, BeforeValidator(unless_null(0, integer), IntegerInput | None)]
 Off = Annotated[bool, BeforeValidator(unless_null(False, boolean), BooleanInput | None)]
 On = Annotated[bool, BeforeValidator(unless_null(True, boolean), BooleanInput | None)]

@@ -6,7 +6,7 @@ from ozone.engine.chat_template import check_variables, cut_after
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
 from ozone.server.ignored_fields import note_ignored
-from ozone.server.requests import CompletionRequest, Conversation
+from ozone.server.requests import ChatCompletionRequest, CompletionRequest, Conversation
 from ozone.server.truncation import Truncation
 
 # A text this many times as long as the context is first counted by parts of that length.
@@ -75,15 +75,22 @@ async def encode_conversation(
             "continue_final_message needs add_generation_prompt: false", param="continue_final_message"
         )
 
+    settings = context.state.settings
+    # A chat with tools has tool_choice "none": another one is refused.
+    hides_tools = settings.exclude_tools_when_tool_choice_none and isinstance(
+        conversation, ChatCompletionRequest
+    )
+
     def render_and_encode() -> list[int]:
-        kwargs = conversation.template_kwargs()
+        defaults = settings.default_chat_template_kwargs or {}
+        kwargs = {**defaults, **conversation.template_kwargs()}
         check_variables(kwargs)
         _note_unread(conversation, template.source)
         messages = [message.model_dump() for message in conversation.messages]
         text = template.render(
             messages,
             add_generation_prompt=conversation.add_generation_prompt,
-            tools=conversation.tools,
+            tools=None if hides_tools else conversation.tools,
             **kwargs,
         )
         if conversation.continue_final_message:

@@ -21,7 +21,7 @@ from pydantic import (
 from ozone.engine.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from ozone.errors import RequestError
 from ozone.server.ignored_fields import OF_MESSAGES, note_ignored
-from ozone.server.lax_values import Integer, Number, Off, On, Zero, integer, unless_null
+from ozone.server.lax_values import Boolean, Integer, Number, Off, On, Zero, integer, unless_null
 from ozone.server.unsupported_fields import refuse_unsupported
 
 MAX_PROMPTS = 2048
@@ -192,7 +192,7 @@ class GenerationRequest(RequestBody):
     priority: Zero = 0
     cache_salt: str | None = None
     return_token_ids: Off = False
-    return_tokens_as_token_ids: Off = False
+    return_tokens_as_token_ids: Boolean | None = None
     request_id: str | None = None
 
     # llama.cpp's name of repetition_penalty.

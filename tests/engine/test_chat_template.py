@@ -517,3 +517,16 @@ def test_jinja_is_imported_only_when_a_template_is_used() -> None:
         "assert 'jinja2' not in sys.modules; assert t.render([]) == '1'; assert 'jinja2' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_content_format_goes_before_what_the_source_looks_like():
+    template = ChatTemplate("{{ messages[0].content }}")
+    parts = "[{'type': 'text', 'text': 'hi'}]"
+    by_format = {"auto": "hi", "string": "hi", "openai": parts}
+    for name, expected in by_format.items():
+        assert template.with_content_format(name).render([{"role": "user", "content": "hi"}]) == expected
+    loop = ChatTemplate("{% for part in messages[0].content %}[{{ part.text }}]{% endfor %}")
+    assert loop.render([{"role": "user", "content": "hi"}]) == "[hi]"
+    assert loop.with_content_format("string").render([{"role": "user", "content": "hi"}]) == "[][]"
+    with pytest.raises(RequestError, match="auto, string, openai"):
+        template.with_content_format("parts")

@@ -150,3 +150,33 @@ def test_a_key_is_not_repeated_in_an_error() -> None:
     with pytest.raises(ConfigError) as caught:
         parse("--api-key", "geheim\u00e4")
     assert "geheim" not in str(caught.value)
+
+
+def test_flags_that_shape_answers_are_vllms() -> None:
+    settings = parse(
+        *["--chat-template-content-format", "openai", "--default-chat-template-kwargs", '{"a": [1]}'],
+        *["--stream-interval", "4", "--return-tokens-as-token-ids", "--enable-force-include-usage"],
+        *["--disable-prompt-tokens-details", "--exclude-tools-when-tool-choice-none"],
+    )
+    assert settings.chat_template_content_format == "openai"
+    assert settings.default_chat_template_kwargs == {"a": [1]}
+    assert settings.stream_interval == 4
+    assert settings.return_tokens_as_token_ids
+    assert settings.force_include_usage
+    assert not settings.prompt_tokens_details
+    assert settings.exclude_tools_when_tool_choice_none
+    assert parse("--enable-prompt-tokens-details").prompt_tokens_details
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--chat-template-content-format", "parts"],
+        ["--default-chat-template-kwargs", "[1]"],
+        ["--default-chat-template-kwargs", '{"messages": []}'],
+        ["--stream-interval", "0"],
+    ],
+)
+def test_bad_values_of_flags_that_shape_answers_are_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=words[0]):
+        parse(*words)
