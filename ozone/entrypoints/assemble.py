@@ -24,6 +24,7 @@ from ozone.compilation.scratch import provide_scratch
 from ozone.config.args import DEFAULT_MODEL, EngineArgs
 from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, OzoneConfig
+from ozone.engine.end_tokens import gguf_end_tokens, template_end_token
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.progress import progress
@@ -258,7 +259,7 @@ def _load(
         cache=config.cache,
         scheduler=config.scheduler,
         max_model_len=config.model.max_model_len,
-        eos_token_ids=_eos_token_ids(files, tokenizer, generation),
+        eos_token_ids=end_token_ids(files, tokenizer, generation, chat_template),
         max_logprobs=config.model.max_logprobs,
         seed=config.model.seed,
     )
@@ -352,8 +353,10 @@ def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:
     return content
 
 
-def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer, generation: Mapping[str, Any]) -> set[int]:
-    """The tokens that end a text, by config, tokenizer and generation config."""
+def end_token_ids(
+    files: ModelFiles, tokenizer: Tokenizer, generation: Mapping[str, Any], template: ChatTemplate | None
+) -> set[int]:
+    """The tokens that end a text: as config, tokenizer and generation config say, and as they are known."""
     listed = generation.get("eos_token_id")
     candidates = [
         *files.config.eos_token_ids,
@@ -366,6 +369,10 @@ def _eos_token_ids(files: ModelFiles, tokenizer: Tokenizer, generation: Mapping[
         logger.warning(
             "%s: end-of-sequence ids outside the vocabulary are ignored: %s", files.path, ids - known
         )
+    if files.gguf_metadata is not None:
+        known |= gguf_end_tokens(tokenizer, files.gguf_metadata)
+    if template is not None and (token := template_end_token(tokenizer, template)) is not None:
+        known.add(token)
     return known
 
 

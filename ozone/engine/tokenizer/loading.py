@@ -14,6 +14,7 @@ import numpy as np
 
 from ozone.engine.tokenizer import cache
 from ozone.engine.tokenizer.gguf_vocabulary import fingerprint, read_vocabulary, special_id
+from ozone.engine.tokenizer.panics import panics_as
 from ozone.engine.tokenizer.rebuild import rebuild, template
 from ozone.engine.tokenizer.tokenizer import Tokenizer
 from ozone.errors import ModelFileError, clipped, shown
@@ -35,7 +36,12 @@ _UNCHECKED_GGUF_IDS = {  # files that name them wrongly run all the same
 }
 _PREFIX = b"continuing_subword_prefix"
 _NO_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?:null|"")')
-_CACHE_VERSION = "1"  # to be raised when a rebuilt tokenizer changes for the same metadata
+# An object, which the words as vocabulary entries never have behind them.
+_PADS_OR_CUTS = re.compile(rb'"(?:padding|truncation)"\s*:\s*\{')
+# Keys of normalizers whose texts are put into what is tokenized, and by how much they may lengthen it.
+_PUT_IN = ("content", "prepend")
+MAX_GROWTH = 64
+_CACHE_VERSION = "2"  # to be raised when a rebuilt tokenizer changes for the same metadata
 
 
 def load_tokenizer(
@@ -62,11 +68,8 @@ def load_tokenizer(
 
 
 def _from_file(path: Path, config: Mapping[str, Any]) -> Tokenizer:
-    content = _read(path)
-    _refuse_what_crashes(content, str(path))
+    content = _without_dangers(_read(path), str(path))
     backend = _parse(content, str(path))
-    backend.no_truncation()
-    backend.no_padding()
     bos, eos = _named_token(config, "bos_token"), _named_token(config, "eos_token")
     bos_id = None if bos is None else backend.token_to_id(bos)
     eos_id = None if eos is None else backend.token_to_id(eos)
@@ -150,36 +153,61 @@ def _from_gguf(metadata: Mapping[str, Any], cache_dir: Path | None) -> Tokenizer
 def _parse(content: bytes, where: str) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Backend
 
-    try:
-        backend = Backend.from_buffer(content)
-        backend.encode("a")  # components that do not fit together fail only when they are used
-    except BaseException as error:
-        # The library raises plain Exception for a file it cannot use, and a class of its own, which is no
-        # Exception and has no public name, where it did not foresee the mistake.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    def damaged(what: str) -> ModelFileError:
+        return ModelFileError(f"{where} is damaged or of an unknown kind: {what}")
+
+    with panics_as(damaged):
+        try:
+            backend = Backend.from_buffer(content)
+            _check_normalizer(backend, where)
+            backend.encode("a")  # components that do not fit together fail only when they are used
+        except ModelFileError:
             raise
-        raise ModelFileError(f"{where} is damaged or of an unknown kind: {clipped(str(error))}") from None
+        except Exception as error:
+            raise damaged(clipped(str(error))) from None
     return backend
 
 
-def _refuse_what_crashes(content: bytes, where: str) -> None:
-    """Refuse a tokenizer.json on which the library, as of 0.23, ends the process: a BPE model with a prefix.
-
-    Reading a large file twice would cost tenths of a second, so it is parsed only where the prefix might
-    be set: mentioned with a value, or hidden behind an escape.
-    """
-    if b"\\u" not in content and content.count(_PREFIX) == len(_NO_PREFIX.findall(content)):
+def _check_normalizer(backend: tokenizers.Tokenizer, where: str) -> None:
+    """Refuse one that makes texts many times as long: replacements multiply along a sequence."""
+    if backend.normalizer is None:
         return
+    growth = 1
+    steps = [json.loads(backend.normalizer.__getstate__())]
+    while steps:
+        step = steps.pop()
+        steps += step.get("normalizers", [])
+        growth *= max([1, *(len(text) for name in _PUT_IN if isinstance(text := step.get(name), str))])
+        if growth > MAX_GROWTH:
+            raise ModelFileError(f"{where}: its normalizer makes a text over {MAX_GROWTH} times as long")
+
+
+def _without_dangers(content: bytes, where: str) -> bytes:
+    """A tokenizer.json without padding and truncation, which would be applied before they are switched off.
+
+    Refuses one on which the library, as of 0.23, ends the process: a BPE model with a prefix. Parsing a
+    large file twice would cost tenths of a second, so it is done only where such keys might be set:
+    mentioned with a value, or hidden behind an escape.
+    """
+    hidden = b"\\u" in content
+    prefixed = content.count(_PREFIX) != len(_NO_PREFIX.findall(content))
+    if not hidden and not prefixed and _PADS_OR_CUTS.search(content) is None:
+        return content
     import orjson
 
     try:
-        prefix = orjson.loads(content)["model"].get("continuing_subword_prefix")
+        document = orjson.loads(content)
+        prefix = document["model"].get("continuing_subword_prefix")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{where} is damaged or of an unknown kind: {clipped(str(error))}") from None
     if prefix:
         raise ModelFileError(
             f"{where}: a model with continuing_subword_prefix {shown(prefix)} is not supported"
         )
+    if document.get("padding") is None and document.get("truncation") is None:
+        return content
+    document |= {"padding": None, "truncation": None}
+    return orjson.dumps(document)
 
 
 def _named_token(config: Mapping[str, Any], name: str) -> str | None:

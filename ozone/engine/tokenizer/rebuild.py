@@ -74,14 +74,15 @@ def _sentencepiece_bpe(vocabulary: Vocabulary) -> dict[str, Any]:
             "tokenizer.ggml.scores is missing, and a sentencepiece vocabulary cannot do without"
         )
     vocabulary = replace(vocabulary, types=vocabulary.types or _guessed_types(vocabulary))
-    vocabulary = _spell_spaces_as_marks(vocabulary)
+    prefixed = vocabulary.add_space_prefix is not False
+    vocabulary = _spell_spaces_as_marks(vocabulary, mergeable=prefixed)
     normalizers: list[Component] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}]
     decoders: list[Component] = [
         {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    if vocabulary.add_space_prefix is not False:
+    if prefixed:
         normalizers.insert(0, {"type": "Prepend", "prepend": SPACE_MARK})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return _tokenizer(
@@ -112,11 +113,12 @@ def _guessed_types(vocabulary: Vocabulary) -> list[int]:
     return types
 
 
-def _spell_spaces_as_marks(vocabulary: Vocabulary) -> Vocabulary:
-    """Runs of spaces, which some files store as typed, in sentencepiece's spelling.
+def _spell_spaces_as_marks(vocabulary: Vocabulary, *, mergeable: bool) -> Vocabulary:
+    """User-defined tokens with spaces in them, which some files store as typed, in sentencepiece's spelling.
 
-    Such a run is a user-defined token to sentencepiece: it takes precedence over every merge. Here it
-    becomes an ordinary token whose merges come first, because the text is respelled before it is matched.
+    To sentencepiece a run of spaces is such a token: it is matched before every merge, the longest first.
+    So it is here (`_added_tokens`), but where the library puts a mark before each text: it would put one
+    before such a token as well. There (`mergeable`) a run is an ordinary token whose merges come first.
     """
     tokens, types, scores = (
         list(vocabulary.tokens),
@@ -128,7 +130,8 @@ def _spell_spaces_as_marks(vocabulary: Vocabulary) -> Vocabulary:
     runs = [n for n, token in enumerate(tokens) if token and not token.strip(" ")]
     for place, n in enumerate(sorted(runs, key=lambda n: len(tokens[n]), reverse=True)):
         spelling = SPACE_MARK * len(tokens[n])
-        types[n] = TokenType.NORMAL
+        ordinary = mergeable or len(tokens[n]) == 1
+        types[n] = TokenType.NORMAL if ordinary else TokenType.USER_DEFINED
         if spelling not in taken:
             tokens[n], scores[n] = spelling, first + place
     return replace(vocabulary, tokens=tokens, types=types, scores=scores)
@@ -193,7 +196,9 @@ def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     for n, (token, kind) in enumerate(zip(vocabulary.tokens, types, strict=True)):
         special = kind in (TokenType.CONTROL, TokenType.UNKNOWN) or n in always_special
         if token and (special or kind == TokenType.USER_DEFINED):
-            flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+            flags = {"single_word": False, "lstrip": False, "rstrip": False}
+            # With marks in it, it is found in the text as the normalizer leaves it: with marks for spaces.
+            flags["normalized"] = not special and SPACE_MARK in token
             added.append({"id": n, "content": token, **flags, "special": special})
     return added
 

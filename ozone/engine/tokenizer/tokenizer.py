@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ozone.engine.tokenizer.detokenizer import IncrementalDetokenizer, TokenDecoder, TokenTable
-from ozone.errors import RequestError
+from ozone.engine.tokenizer.panics import panics_as
+from ozone.errors import ModelFileError, RequestError
 
 if TYPE_CHECKING:
     import tokenizers
 
 
+# Tables have an entry for each id; the largest vocabularies in use have 262,144.
+MAX_VOCABULARY = 1 << 22
 # Characters that are tokenized in less time than other threads notice.
 _SHORT = 1024
 
@@ -46,11 +49,24 @@ class Tokenizer:
         self.eos_token_id = eos_token_id
         added = backend.get_added_tokens_decoder()
         self.vocab_size = _vocab_size(backend, max(added, default=-1))
+        if self.vocab_size > MAX_VOCABULARY:
+            raise ModelFileError(
+                f"the tokenizer has token ids up to {self.vocab_size - 1}; the most is {MAX_VOCABULARY - 1}"
+            )
         special = [token_id for token_id, token in added.items() if token.special]
+        self._special = frozenset(special)
         decoder = TokenDecoder(_component(backend.decoder))
         spelling = backend.id_to_token
         self._all_tokens = TokenTable(decoder, spelling, self.vocab_size, ())
         self._text_tokens = TokenTable(decoder, spelling, self.vocab_size, special)
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that is spelled like this, if there is one."""
+        return self._backend.token_to_id(text)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token never stands for text."""
+        return token_id in self._special
 
     def to_json(self) -> str:
         """The content of a ``tokenizer.json``."""
@@ -64,11 +80,12 @@ class Tokenizer:
         Errors: RequestError where the text has lone surrogates, which UTF-8 cannot hold.
         """
         try:
-            if len(text) <= _SHORT:
-                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-            # Unlike `encode`, this lets other threads run meanwhile.
-            (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
-            return encoding.ids
+            with panics_as(_failed):
+                if len(text) <= _SHORT:
+                    return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+                # Unlike `encode`, this lets other threads run meanwhile.
+                (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+                return encoding.ids
         except (UnicodeEncodeError, TypeError):
             if not isinstance(text, str):
                 raise
@@ -109,6 +126,10 @@ class Tokenizer:
         """A decoder for the tokens that follow a prompt, whose ids need not decode to whole characters."""
         table = self._text_tokens if skip_special_tokens else self._all_tokens
         return IncrementalDetokenizer(table, prompt_token_ids)
+
+
+def _failed(what: str) -> RequestError:
+    return RequestError(f"the model's tokenizer fails on this text: {what}", param="prompt", status=500)
 
 
 def _component(component: tokenizers.decoders.Decoder | None) -> dict[str, object] | None:

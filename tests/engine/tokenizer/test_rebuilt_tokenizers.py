@@ -157,17 +157,32 @@ def test_a_llama_vocabulary_tokenizes_as_in_transformers() -> None:
     assert differing(tokenizer, transformers_reference(metadata, "llama"), unprefixed) == []
 
 
-def test_a_gemma_vocabulary_tokenizes_as_in_transformers() -> None:
+def test_a_gemma_vocabulary_tokenizes_as_in_sentencepiece_and_transformers() -> None:
     processor = sentencepiece_model(False, SPACE_RUNS)
     metadata = sentencepiece_metadata(processor, SPACE_RUNS, add_space_prefix=False)
     tokenizer = load_tokenizer(gguf_metadata=metadata)
-    texts = [text for text in TEXTS if "<pad>" not in text]  # which transformers adds to every Gemma
-    texts += ["<table>\n\n\n\n\n<table>", "a\t\t\tb", "x" + " " * 11 + "y"]
-    assert differing(tokenizer, transformers_reference(metadata, "gemma3"), texts) == []
+    assert [text for text in PLAIN_TEXTS if tokenizer.encode(text, False) != processor.encode(text)] == []
     # For runs of spaces longer than any token, transformers (and Gemma's tokenizer.json) part from
     # sentencepiece, which takes the longest token first.
-    texts = [text for text in PLAIN_TEXTS if " " * 12 not in text]
-    assert [text for text in texts if tokenizer.encode(text, False) != processor.encode(text)] == []
+    texts = [text for text in TEXTS if "<pad>" not in text]  # which transformers adds to every Gemma
+    texts += ["<table>\n\n\n\n\n<table>", "a\t\t\tb", "x" + " " * 11 + "y"]
+    texts = [text for text in texts if " " * 12 not in text]
+    assert differing(tokenizer, transformers_reference(metadata, "gemma3"), texts) == []
+
+
+@pytest.mark.parametrize("mark", [" ", "▁"])
+def test_runs_of_spaces_are_matched_longest_first(mark: str) -> None:
+    """As Gemma's: runs of up to 31 spaces, stored as typed or in sentencepiece's spelling."""
+    runs = tuple("▁" * n for n in range(2, 32))
+    metadata = sentencepiece_metadata(sentencepiece_model(False, runs), runs, add_space_prefix=False)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    metadata["tokenizer.ggml.tokens"] = [
+        token.replace(" ", mark) if token.isspace() and len(token) > 1 else token for token in tokens
+    ]
+    tokenizer = load_tokenizer(gguf_metadata=metadata)
+    lengths = [len(tokenizer.token_text(token)) for token in tokenizer.encode(" " * 45 + "x", False)]
+    assert lengths == [31, 14, 1]
+    assert tokenizer.decode(tokenizer.encode("a" + " " * 45 + "b  c", False)) == "a" + " " * 45 + "b  c"
 
 
 def test_bos_and_eos_are_added_as_the_file_says() -> None:

@@ -20,7 +20,7 @@ from vocabularies import byte_level_metadata, sentencepiece_metadata, sentencepi
 from ozone.engine.tokenizer import load_tokenizer
 from ozone.engine.tokenizer.gguf_vocabulary import read_vocabulary
 from ozone.engine.tokenizer.rebuild import rebuild
-from ozone.errors import ModelFileError
+from ozone.errors import ModelFileError, RequestError
 
 BYTE_LEVEL = rebuild(read_vocabulary(byte_level_metadata("qwen2")))
 SENTENCEPIECE = rebuild(read_vocabulary(sentencepiece_metadata(sentencepiece_model(True))))
@@ -241,3 +241,54 @@ def test_a_huge_text_is_encoded(default_tokenizer: Any) -> None:
 def test_the_library_is_imported_only_when_a_tokenizer_is_loaded() -> None:
     code = "import sys, ozone.engine.tokenizer; assert not {'tokenizers', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+PADDING = {
+    "strategy": {"Fixed": 1_000_000_000}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+    "pad_type_id": 0, "pad_token": "x",
+}  # fmt: skip
+TRUNCATION = {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+
+
+def test_padding_and_truncation_are_left_out_before_the_library_sees_them(tmp_path: Path) -> None:
+    plain = load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL)).encode("some words")
+    for changes in ({"padding": PADDING}, {"truncation": TRUNCATION}):
+        path = write(tmp_path, BYTE_LEVEL, **changes)
+        assert load_tokenizer(tokenizer_json=path).encode("some words") == plain
+        spelled = path.read_text().replace('"padding"', '"\\u0070adding"').replace('"trunc', '"\\u0074runc')
+        path.write_text(spelled)
+        assert load_tokenizer(tokenizer_json=path).encode("some words") == plain
+
+
+def _replacing(content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": "a"}, "content": content}
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        _replacing("a" * 1000),
+        {"type": "Prepend", "prepend": "x" * 100_000},
+        {"type": "Sequence", "normalizers": [_replacing("aa")] * 40},
+        {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [_replacing("a" * 99)]}]},
+    ],
+)
+def test_a_normalizer_that_multiplies_texts_is_refused(tmp_path: Path, normalizer: dict[str, Any]) -> None:
+    with pytest.raises(ModelFileError, match="its normalizer makes a text over 64 times as long"):
+        load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL, normalizer=normalizer))
+
+
+def test_a_panic_of_the_library_is_an_error_in_one_line(tmp_path: Path) -> None:
+    """Backtracking without end makes the library panic, which is no `Exception` in Python."""
+    normalizer = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}
+    tokenizer = load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL, normalizer=normalizer))
+    for text in ("a" * 40 + "b", "a" * 2000 + "b"):
+        with pytest.raises(RequestError, match="the model's tokenizer fails on this text") as caught:
+            tokenizer.encode(text)
+        assert caught.value.status == 500 and "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_larger_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ozone.engine.tokenizer.tokenizer.MAX_VOCABULARY", 100)
+    with pytest.raises(ModelFileError, match="the most is 99"):
+        load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL))
