@@ -34,6 +34,7 @@ OF_MESSAGES = frozenset(
     }
 )
 # fmt: on
+_EXPECTED = HARMLESS | UNSUPPORTED.keys()
 
 
 class IgnoredFields:
@@ -73,6 +74,5 @@ def note_ignored(fields: Mapping[str, Any] | None, known: Iterable[str], where: 
         known: the fields that are read. where: a prefix, such as ``messages.``.
     """
     if fields:
-        expected = HARMLESS | UNSUPPORTED.keys()
-        names = [name for name, value in fields.items() if value is not None and name not in expected]
+        names = [name for name, value in fields.items() if value is not None and name not in _EXPECTED]
         _ignored.note(where, names, known)

@@ -27,6 +27,7 @@ from ozone.server.unsupported_fields import refuse_unsupported
 MAX_PROMPTS = 2048
 MAX_N = 128
 MAX_MESSAGES = 16384
+_OF_PARTS = frozenset({"type", "text"})
 # Work per token grows with these, and they come from anybody.
 MAX_STRINGS = 256
 MAX_STRING_CHARACTERS = 16384
@@ -219,6 +220,8 @@ class GenerationRequest(RequestBody):
             self.repetition_penalty = self.repeat_penalty
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise RequestError("stream_options needs stream: true", param="stream_options")
+        if self.stream and self.prompt_logprobs == 0:
+            self.prompt_logprobs = None  # As in vLLM.
         if self.stream and self.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs does not go with stream: true", param="prompt_logprobs")
 
@@ -246,6 +249,17 @@ class ChatMessage(_Fields):
     role: str
     content: Annotated[_Content, PlainValidator(_content, _Content)] = None
 
+    def note_ignored(self, where: str = "") -> None:
+        extra = self.model_extra
+        if extra and not extra.keys() <= OF_MESSAGES:
+            unknown = {name: extra[name] for name in extra.keys() - OF_MESSAGES}
+            note_ignored(unknown, {*type(self).model_fields, *OF_MESSAGES}, where)
+        for part in self.content if isinstance(self.content, list) else ():
+            if isinstance(part, dict) and not part.keys() <= _OF_PARTS:
+                note_ignored(
+                    {name: part[name] for name in part.keys() - _OF_PARTS}, _OF_PARTS, f"{where}content."
+                )
+
     def text(self) -> str:
         """The content as plain text."""
         if not isinstance(self.content, list):
@@ -266,10 +280,7 @@ class Conversation(RequestBody):
     def note_ignored(self, where: str = "") -> None:
         super().note_ignored(where)
         for message in self.messages:
-            extra = message.model_extra
-            if extra and not extra.keys() <= OF_MESSAGES:
-                unknown = {name: extra[name] for name in extra.keys() - OF_MESSAGES}
-                note_ignored(unknown, {*ChatMessage.model_fields, *OF_MESSAGES}, "messages.")
+            message.note_ignored("messages.")
 
     def template_kwargs(self) -> dict[str, Any]:
         """What the template gets besides the conversation."""

@@ -32,10 +32,44 @@ def test_the_openai_client_streams_paris() -> None:
         texts = [chunk.choices[0].text for chunk in chunks if chunk.choices]
         assert "Paris" in "".join(texts)
         assert len(texts) > 1, "the answer came in one piece"
+        assert_bytes_are_the_text(api)
+        assert_no_alternative_is_lost(api)
         startup = httpx.get(f"{server.url}/startup").json()
         assert {"weights", "tokenizer", "import torch"} <= {phase["name"] for phase in startup["phases"]}
         server.process.terminate()
         assert server.process.wait(timeout=30) == 0
+
+
+def assert_bytes_are_the_text(api: openai.OpenAI) -> None:
+    """Also of emoji, which this tokenizer splits over tokens."""
+    question = "Repeat exactly: \U0001f600 \U0001f603 \u65e5\u672c"
+    (choice,) = api.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_tokens=16,
+        logprobs=True,
+    ).choices
+    entries = choice.logprobs.content
+    assert "\ufffd" in [entry.token for entry in entries], "no character was split"
+    assert (
+        b"".join(bytes(entry.bytes) for entry in entries).decode("utf-8", "replace") == choice.message.content
+    )
+
+
+def assert_no_alternative_is_lost(api: openai.OpenAI) -> None:
+    (choice,) = api.completions.create(
+        model="smollm2",
+        prompt="\U0001f600 \U0001f603 \U0001f604",
+        max_tokens=4,
+        temperature=0,
+        logprobs=5,
+        echo=True,
+    ).choices
+    assert all(len(top) in (5, 6) for top in choice.logprobs.top_logprobs[1:])
+    assert choice.logprobs.tokens[0] == r"bytes:\xf0\x9f"
+    assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
+    assert choice.logprobs.text_offset[-1] < len(choice.text)
 
 
 async def stream_one(

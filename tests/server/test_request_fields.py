@@ -17,6 +17,7 @@ from ozone.server.ignored_fields import IgnoredFields
 from ozone.server.lax_values import Integer, Number, Off
 from ozone.server.truncation import Truncation
 
+PARTS = {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
@@ -49,7 +50,7 @@ def test_a_typo_leaves_one_trace(http: httpx.Client, traces: pytest.LogCaptureFi
 
 def test_fields_of_nested_objects_leave_traces(http: httpx.Client, traces: pytest.LogCaptureFixture) -> None:
     body = {
-        "messages": [{"role": "user", "content": "hi", "name": "me", "contnet": "x"}],
+        "messages": [{"role": "user", "content": "hi", "name": "me", "contnet": "x"}, PARTS],
         "max_tokens": 1,
         "stream": True,
         "stream_options": {"include_usages": True},
@@ -60,6 +61,7 @@ def test_fields_of_nested_objects_leave_traces(http: httpx.Client, traces: pytes
     assert http.post("/v1/chat/completions", json=body).status_code == 200
     assert {message.removeprefix("a request field is ignored: ") for message in traces.messages} == {
         "messages.contnet; did you mean content?",
+        "messages.content.cache_control",
         "stream_options.include_usages; did you mean include_usage?",
         "chat_template_kwargs.moood",
         "reasoning_effort",
