@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ozone.errors import ConfigError, escaped
+from ozone.server.rate_limit import RateLimit
 
 if TYPE_CHECKING:
     from ozone.server.flags import ServerSettings
 
+# Of what repeats: some lines at once, then one in five seconds.
+_BURST, _LINES_PER_SECOND = 10, 0.2
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -51,14 +54,33 @@ class _NotThesePaths(logging.Filter):
         return str(arguments[2]).partition("?")[0] not in self._paths
 
 
+class _OnlySoMany(logging.Filter):
+    """Lets some lines pass at once and then one every few seconds, which says how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = RateLimit(_BURST, _LINES_PER_SECOND)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        dropped = self._limit.take()
+        if dropped:
+            record.msg, record.args = f"{record.getMessage()} (and {dropped} more such lines before)", ()
+        return dropped is not None
+
+
 def start_server_logging(settings: ServerSettings) -> None:
     """Set up the loggers of Ozone and of uvicorn. Raises ConfigError where a config file cannot be used."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(times=True))
-    for name in ("ozone", "uvicorn"):
+    for name in ("ozone", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
+    # What they warn of, any client can cause: bytes that are not HTTP, connections beyond the limit.
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(_OnlySoMany())
     logging.getLogger("ozone").setLevel(settings.log_level.upper())
     if settings.log_config_file is not None:
         _apply(settings.log_config_file)

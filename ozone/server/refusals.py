@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 
 from starlette.types import Scope
 
 from ozone.errors import RequestError, escaped
 from ozone.server.paths import OPEN_PATHS, route_path
+from ozone.server.rate_limit import RateLimit
 from ozone.server.request_ids import known_name
 
 logger = logging.getLogger(__name__)
@@ -19,28 +18,6 @@ _BURST = 20
 _LINES_PER_SECOND = 2.0
 _LONGEST_REASON = 500
 _LONGEST_PATH = 100
-
-
-class RateLimit:
-    """Says of each line whether to write it, and how many were left out before it."""
-
-    def __init__(self, burst: int, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._per_second, self._clock = burst, per_second, clock
-        self._left = float(burst)
-        self._last = clock()
-        self._dropped = 0
-
-    def take(self) -> int | None:
-        """How many were left out since the last line; None where this one is left out too."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._last) * self._per_second)
-        self._last = now
-        if self._left < 1:
-            self._dropped += 1
-            return None
-        self._left -= 1
-        dropped, self._dropped = self._dropped, 0
-        return dropped
 
 
 _limit = RateLimit(_BURST, _LINES_PER_SECOND)

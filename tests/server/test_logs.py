@@ -19,13 +19,13 @@ from ozone.server import refusals
 from ozone.server.flags import ServerSettings
 from ozone.server.load_log import load_line
 from ozone.server.logs import LineFormatter, escaped, start_server_logging
-from ozone.server.refusals import RateLimit
+from ozone.server.rate_limit import RateLimit
 from ozone.server.request_log import log_request
 
 
 @pytest.fixture
 def loggers_as_before() -> Iterator[None]:
-    names = ("ozone", "uvicorn", "uvicorn.access", "uvicorn.error")
+    names = ("ozone", "uvicorn", "uvicorn.access", "uvicorn.error", "asyncio")
     before = {
         name: (log := logging.getLogger(name), log.handlers, log.propagate, log.level) for name in names
     }
@@ -218,3 +218,15 @@ def test_access_lines_of_some_paths_can_be_left_out(loggers_as_before: None) -> 
     for path in ("/health", "/metrics?x=1", "/llm/health"):
         assert not kept(line(path))
     assert kept(line("/v1/models")) and kept(line("/health/x"))
+
+
+def test_what_any_client_can_cause_is_logged_only_so_often(
+    loggers_as_before: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_server_logging(ServerSettings())
+    for name in ("uvicorn.error", "asyncio"):
+        for _ in range(1000):
+            logging.getLogger(name).warning("Invalid HTTP %s received.", "request")
+        lines = capsys.readouterr().err.splitlines()
+        assert 10 <= len(lines) < 20
+        assert lines[0].endswith(" ozone: warning: Invalid HTTP request received.")
