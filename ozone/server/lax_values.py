@@ -18,7 +18,8 @@ _TRUE, _FALSE = (
 _MOST = 1 << 63  # Beyond, a float is no count of anything.
 
 # What the fields take, as the schema says it.
-IntegerInput = int | Annotated[str, Field(pattern=_INTEGER)]
+IntegerText = Annotated[str, Field(pattern=_INTEGER)]
+IntegerInput = int | IntegerText
 NumberInput = float | Annotated[str, Field(pattern=_NUMBER)]
 BooleanInput = bool | Literal[0, 1] | Literal[_TRUE + _FALSE]  # type: ignore[valid-type]
 

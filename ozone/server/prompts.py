@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ozone.engine.chat_template import check_variables, cut_after
 from ozone.errors import RequestError
 from ozone.server.context import ServerContext
@@ -11,6 +13,7 @@ from ozone.server.truncation import Truncation
 
 # A text this many times as long as the context is first counted by parts of that length.
 _CHARACTERS_PER_TOKEN = 16
+_MOST_KWARGS_LOOKED_FOR = 64
 
 
 async def encode_text(context: ServerContext, text: str, add_special_tokens: bool) -> list[int]:
@@ -102,9 +105,6 @@ async def encode_conversation(
 
 def _note_unread(conversation: Conversation, source: str) -> None:
     """Leave a trace of what is meant for the template and does not occur in it."""
-    note_ignored(
-        {name: True for name in conversation.chat_template_kwargs or {} if name not in source},
-        (),
-        "chat_template_kwargs.",
-    )
+    some = itertools.islice(conversation.chat_template_kwargs or {}, _MOST_KWARGS_LOOKED_FOR)
+    note_ignored({name: True for name in some if name not in source}, (), "chat_template_kwargs.")
     note_ignored(conversation.unread_by(source), ())

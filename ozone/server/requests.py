@@ -1,4 +1,4 @@
-"""The bodies of requests: which fields exist, their types, and which known fields are refused.
+"""The bodies of requests: which fields exist, and which of them contradict each other.
 
 Ranges of sampling parameters are `SamplingParams`' business. Unknown fields are accepted, as OpenAI's
 clients send them, and leave a trace in the log, except those of `unsupported_fields.py`, which are refused.
@@ -8,122 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    PrivateAttr,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from ozone.engine.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from ozone.errors import RequestError
 from ozone.server.ignored_fields import OF_MESSAGES, note_ignored
-from ozone.server.lax_values import Boolean, Integer, Number, Off, On, Zero, integer, unless_null
+from ozone.server.lax_values import Boolean, Integer, Number, Off, On, Zero
+from ozone.server.request_values import Content, Count, LogitBias, Prompts, Strings, Tools, few_messages
 from ozone.server.unsupported_fields import refuse_unsupported
 
-MAX_PROMPTS = 2048
-MAX_N = 128
-MAX_MESSAGES = 16384
 _OF_PARTS = frozenset({"type", "text"})
-# Work per token grows with these, and they come from anybody.
-MAX_STRINGS = 256
-MAX_STRING_CHARACTERS = 16384
-
-
-def _strings(value: Any) -> list[str]:
-    """One string, some, or null for none, always as a list."""
-    strings = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(strings, list) or not all(isinstance(item, str) for item in strings):
-        raise ValueError("expected a string or a list of strings")
-    if len(strings) > MAX_STRINGS or sum(map(len, strings)) > MAX_STRING_CHARACTERS:
-        raise ValueError(
-            f"at most {MAX_STRINGS} strings, together at most {MAX_STRING_CHARACTERS} characters"
-        )
-    return strings
-
-
-def is_token_ids(value: Any) -> bool:
-    """Whether a JSON value is a list of integers, which bools are not."""
-    return isinstance(value, list) and all(type(item) is int for item in value)
-
-
-def _prompts(value: Any) -> list[str | list[int]]:
-    """One prompt or many, texts or token ids, always as a list of prompts."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value:
-        if len(value) <= MAX_PROMPTS or type(value[0]) is int:
-            if all(isinstance(item, str) for item in value):
-                return value
-            if is_token_ids(value):
-                return [value]
-            if all(is_token_ids(item) for item in value):
-                return value
-        else:
-            raise ValueError(f"at most {MAX_PROMPTS} prompts in one request")
-    raise ValueError("expected a text, a list of token ids, or a non-empty list of either")
-
-
-def _messages(value: Any) -> Any:
-    """Refuse too many messages before one of them is looked at."""
-    if isinstance(value, list) and len(value) > MAX_MESSAGES:
-        raise ValueError(f"{len(value)} messages; at most {MAX_MESSAGES} make a conversation")
-    return value
-
-
-def _content(value: Any) -> Any:
-    """A message's content; the chat template joins its parts, or reads them."""
-    for part in value if isinstance(value, list) else []:
-        if not isinstance(part, str | dict):
-            raise ValueError("a part must be an object with a type")
-        if isinstance(part, dict) and part.get("type") != "text":
-            raise ValueError(f"parts of type {part.get('type')!r} are not supported, only 'text'")
-        if isinstance(part, dict) and not isinstance(part.get("text"), str):
-            raise ValueError("the text of a part must be a string")
-    if value is None or isinstance(value, str | list):
-        return value
-    raise ValueError("expected a string or a list of parts")
-
-
-def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Tools as OpenAI writes them, so that templates can rely on their names."""
-    for tool in tools or []:
-        function = tool.get("function")
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise ValueError("a tool must be an object with a function that has a name")
-    return tools
-
-
-def _logit_bias(value: Any) -> dict[int, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise ValueError("expected an object of token ids and numbers")
-    biases = {}
-    for key, bias in value.items():
-        if not (key.isascii() and key.isdecimal() and len(key) < 12):
-            raise ValueError("the keys must be token ids")
-        if type(bias) not in (int, float):
-            raise ValueError("the values must be numbers")
-        biases[int(key)] = float(bias)
-    return biases
-
-
-_TextOrList = str | list[str] | None
-_Prompt = str | list[int] | list[str] | list[list[int]]
-_Content = str | list[str | dict[str, Any]] | None
-Strings = Annotated[list[str], PlainValidator(_strings, _TextOrList)]
-
-
-_CountInput = Annotated[int, Field(ge=1, le=MAX_N)]
-Count = Annotated[
-    int,
-    Field(ge=1, le=MAX_N),
-    BeforeValidator(unless_null(1, integer), _CountInput | Annotated[str, Field(pattern="^[1-9]$")] | None),
-]
 
 
 class _Fields(BaseModel):
@@ -174,9 +68,7 @@ class GenerationRequest(RequestBody):
     frequency_penalty: Number | None = None
     seed: Integer | None = None
     stop: Strings = []
-    logit_bias: Annotated[dict[int, float] | None, PlainValidator(_logit_bias, dict[str, float] | None)] = (
-        None
-    )
+    logit_bias: LogitBias = None
     user: str | None = None
 
     top_k: Integer | None = None
@@ -229,7 +121,7 @@ class GenerationRequest(RequestBody):
 class CompletionRequest(GenerationRequest):
     """The body of `/v1/completions`."""
 
-    prompt: Annotated[list[str | list[int]], PlainValidator(_prompts, _Prompt)]
+    prompt: Prompts
     echo: Off = False
     logprobs: Integer | None = None
     best_of: Integer | None = None
@@ -247,7 +139,7 @@ class ChatMessage(_Fields):
     """One message; fields besides these reach the chat template as they are."""
 
     role: str
-    content: Annotated[_Content, PlainValidator(_content, _Content)] = None
+    content: Content = None
 
     def note_ignored(self, where: str = "") -> None:
         extra = self.model_extra
@@ -270,12 +162,12 @@ class ChatMessage(_Fields):
 class Conversation(RequestBody):
     """What is rendered with the chat template."""
 
-    messages: Annotated[list[ChatMessage], BeforeValidator(_messages)] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], BeforeValidator(few_messages)] = Field(min_length=1)
     add_generation_prompt: On = True
     continue_final_message: Off = False
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: Off = False
-    tools: Annotated[list[dict[str, Any]] | None, AfterValidator(_tools)] = None
+    tools: Tools = None
 
     def note_ignored(self, where: str = "") -> None:
         super().note_ignored(where)

@@ -85,7 +85,6 @@ UNSUPPORTED: Mapping[str, Unsupported] = {
 
 def refuse_unsupported(fields: Mapping[str, Any]) -> None:
     """Raise RequestError for a field that asks for what Ozone does not do."""
-    for name in fields.keys() & UNSUPPORTED.keys():
-        what, harmless = UNSUPPORTED[name]
-        if fields[name] not in harmless:
+    for name, (what, harmless) in UNSUPPORTED.items():
+        if name in fields and fields[name] not in harmless:
             raise RequestError(f"{what} is not supported ('{name}')", param=name)

@@ -158,6 +158,7 @@ def test_a_bad_completion_field_is_refused(http: httpx.Client, field: str, value
         ("messages", [{"role": 5, "content": "x"}]),
         ("messages", [{"role": "user", "content": 5}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+        ("messages", [{"role": "user", "content": [{"type": "x" * 10_000}]}]),
         ("messages", [{"role": "user", "content": [5]}]),
         ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
         ("messages", [{"role": "forbidden", "content": "x"}]),

@@ -11,7 +11,7 @@ from server_stubs import RunningServer, StubTokenizer, greedy_text, make_state, 
 
 from ozone.engine.admission import Admission
 from ozone.server import request_pacing, result_memory
-from ozone.server.requests import MAX_MESSAGES
+from ozone.server.request_values import MAX_MESSAGES
 from ozone.server.result_memory import ResultMemory, ResultSize
 from ozone.server.routes import MAX_TOKEN_STRINGS
 
