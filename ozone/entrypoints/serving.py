@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ozone.engine.chat_template import ChatTemplate
 from ozone.entrypoints.assemble import LoadedModel
 from ozone.server.flags import ServerSettings
 from ozone.server.state import ServerState
@@ -15,7 +14,7 @@ def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:
     return ServerState(
         engine=loaded.engine,
         tokenizer=loaded.tokenizer,
-        chat_template=_chat_template(loaded, settings),
+        chat_template=loaded.chat_template,
         model_names=loaded.config.model.served_model_name,
         max_waiting_requests=loaded.config.scheduler.max_waiting_requests,
         max_model_len=loaded.config.model.max_model_len,
@@ -25,11 +24,6 @@ def server_state(loaded: LoadedModel, settings: ServerSettings) -> ServerState:
         startup_report=loaded.startup.report,
         settings=settings,
     )
-
-
-def _chat_template(loaded: LoadedModel, settings: ServerSettings) -> ChatTemplate | None:
-    template = loaded.chat_template
-    return template and template.with_content_format(settings.chat_template_content_format)
 
 
 def _cache_info(loaded: LoadedModel) -> dict[str, str]:

@@ -39,6 +39,8 @@ class ServerContext:
     def __init__(self, state: ServerState) -> None:
         self.state = state
         self.model_name = state.model_names[0]
+        content_format = state.settings.chat_template_content_format
+        self.chat_template = state.chat_template and state.chat_template.with_content_format(content_format)
         self.metrics = ServerMetrics(
             state.engine,
             self.model_name,

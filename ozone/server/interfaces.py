@@ -88,6 +88,9 @@ class ServerChatTemplate(Protocol):
     def source(self) -> str:
         """The template itself, in Jinja."""
 
+    def with_content_format(self, name: str) -> ServerChatTemplate:
+        """A copy that gets messages' contents as `auto`, `string` or `openai` says."""
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

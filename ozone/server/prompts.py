@@ -70,7 +70,7 @@ async def encode_conversation(
     Raises RequestError where the model has no template, where its template refuses the conversation, and
     for one much longer than the context.
     """
-    template = context.state.chat_template
+    template = context.chat_template
     if template is None:
         raise RequestError("The model has no chat template: start the server with --chat-template")
     if conversation.continue_final_message and conversation.add_generation_prompt:

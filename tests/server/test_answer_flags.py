@@ -102,3 +102,11 @@ def test_the_template_gets_the_servers_variables_and_no_excluded_tools() -> None
         assert prompt(chat_template_kwargs={"mood": "wild"}) == "hi|wild|0"
         tools = [{"type": "function", "function": {"name": "f"}}]
         assert prompt(tools=tools, tool_choice="none") == "hi|calm|0"
+
+
+def test_the_template_gets_contents_as_the_flag_says() -> None:
+    for content_format, expected in (("string", "hi|"), ("openai", "[{'type': 'text', 'text': 'hi'}]|")):
+        settings = ServerSettings(port=0, chat_template_content_format=content_format)
+        with serving(make_state(settings=settings, chat_template=ChatTemplate(TEMPLATE))) as server:
+            answer = httpx.post(f"{server.url}/tokenize", json={"messages": MESSAGES}).json()
+            assert bytes(answer["tokens"]).decode().startswith(expected)
