@@ -55,8 +55,8 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def clipped(text: str, limit: int = 300) -> str:
-    """Text of unknown size on one line, at most `limit` characters."""
-    line = " ".join(text[: 4 * limit].split())
+    """Text of unknown size and content on one line: escaped, at most `limit` characters."""
+    line = escaped(" ".join(text[: 4 * limit].split()))
     return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 3] + "..."
 
 

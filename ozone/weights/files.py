@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from ozone.errors import ModelFileError
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_JSON_BYTES = 16 << 20  # the largest of the common ones, tokenizer_config.json, has about 1 MB
 
 
@@ -66,6 +68,11 @@ def parse_json_object(text: str, where: str, *, unique_keys: bool = False) -> di
         value = json.loads(
             text, parse_constant=_refuse_constant, object_pairs_hook=_unique if unique_keys else None
         )
+        if _SURROGATE.search(text) is not None:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # Python reads them; but nothing can be done with such a text.
+        raise ModelFileError(f"{where}: a text in it has half of a character, \\ud800 to \\udfff") from None
     except RecursionError:
         raise ModelFileError(f"{where}: JSON nested too deeply") from None
     except ValueError as error:

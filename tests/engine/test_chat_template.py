@@ -530,3 +530,9 @@ def test_a_content_format_goes_before_what_the_source_looks_like():
     assert loop.with_content_format("string").render([{"role": "user", "content": "hi"}]) == "[][]"
     with pytest.raises(RequestError, match="auto, string, openai"):
         template.with_content_format("parts")
+
+
+def test_what_a_template_says_is_escaped() -> None:
+    template = ChatTemplate("{{ raise_exception('\x1b[2J' ~ messages[0].content) }}")
+    with pytest.raises(RequestError, match=r"^the chat template says: \\x1b\[2J\\x07$"):
+        template.render([{"role": "user", "content": "\x07"}])

@@ -149,3 +149,11 @@ def test_any_arguments_are_accepted_or_refused_by_name(arguments):
     except RequestError as error:
         refused_for = error.param
     assert refused_for in {None, "min_tokens", *arguments}
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "n", "ignore_eos", "stop_token_ids", "logit_bias"])
+def test_a_refused_value_is_quoted_short_and_escaped(name: str) -> None:
+    wrong = ["x" * 100_000, "\x1b[2J", ["x" * 100_000], [["\x1b"]] * 10_000, {"\x1b" + "a" * 9000: 1}]
+    for value in [*wrong, -(10**4000)]:
+        message = str(refusal(**{name: value}))
+        assert message.isprintable() and len(message) < 300

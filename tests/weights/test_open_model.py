@@ -235,3 +235,17 @@ def test_a_damaged_config_is_one_clear_line(tmp_path: Path, text: bytes, message
     with pytest.raises(ModelFileError, match=message) as caught:
         open_model(str(tmp_path))
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
+def test_half_a_character_in_json_is_refused(tmp_path: Path, name: str) -> None:
+    write_hf_model(tmp_path)
+    (tmp_path / name).write_text('{"bos_token": "\\ud83d"}')
+    with pytest.raises(ModelFileError, match=r"half of a character, \\ud800 to \\udfff$"):
+        open_model(str(tmp_path))
+
+
+def test_whole_characters_may_be_escaped_in_json(tmp_path: Path) -> None:
+    write_hf_model(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud83d\\ude00"}')
+    assert open_model(str(tmp_path)).tokenizer_config["bos_token"] == "😀"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -36,6 +37,7 @@ _UNCHECKED_GGUF_IDS = {  # files that name them wrongly run all the same
 }
 _PREFIX = b"continuing_subword_prefix"
 _NO_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?:null|"")')
+_CHARACTER_MAP = b"precompiled_charsmap"
 # An object, which the words as vocabulary entries never have behind them.
 _PADS_OR_CUTS = re.compile(rb'"(?:padding|truncation)"\s*:\s*\{')
 # Keys of normalizers whose texts are put into what is tokenized, and by how much they may lengthen it.
@@ -185,11 +187,11 @@ def _check_normalizer(backend: tokenizers.Tokenizer, where: str) -> None:
 def _without_dangers(content: bytes, where: str) -> bytes:
     """A tokenizer.json without padding and truncation, which would be applied before they are switched off.
 
-    Refuses one on which the library, as of 0.23, ends the process: a BPE model with a prefix. Parsing a
-    large file twice would cost tenths of a second, so it is done only where such keys might be set:
-    mentioned with a value, or hidden behind an escape.
+    Refuses one on which the library, as of 0.23, ends the process: a BPE model with a prefix, a character
+    map that lies about its size. Parsing a large file twice would cost tenths of a second, so it is done
+    only where such keys might be set: mentioned with a value, or hidden behind an escape.
     """
-    hidden = b"\\u" in content
+    hidden = b"\\u" in content or _CHARACTER_MAP in content
     prefixed = content.count(_PREFIX) != len(_NO_PREFIX.findall(content))
     if not hidden and not prefixed and _PADS_OR_CUTS.search(content) is None:
         return content
@@ -204,10 +206,36 @@ def _without_dangers(content: bytes, where: str) -> bytes:
         raise ModelFileError(
             f"{where}: a model with continuing_subword_prefix {shown(prefix)} is not supported"
         )
+    _check_character_maps(document.get("normalizer"), where)
     if document.get("padding") is None and document.get("truncation") is None:
         return content
     document |= {"padding": None, "truncation": None}
-    return orjson.dumps(document)
+    try:
+        return orjson.dumps(document)
+    except TypeError as error:  # it reads deeper nesting than it writes
+        raise ModelFileError(f"{where} is damaged or of an unknown kind: {clipped(str(error))}") from None
+
+
+def _check_character_maps(normalizer: object, where: str) -> None:
+    """Refuse a map of sentencepiece's that names more bytes than it has: the library would reserve them."""
+    steps = [normalizer]
+    while steps:
+        step = steps.pop()
+        if not isinstance(step, dict):
+            continue
+        inner = step.get("normalizers")
+        steps += inner if isinstance(inner, list) else []
+        text = step.get(_CHARACTER_MAP.decode())
+        if not isinstance(text, str):
+            continue
+        try:
+            named = int.from_bytes(base64.b64decode(text[:8]), "little") & 0xFFFFFFFF
+        except ValueError:
+            continue  # the library says so in one line
+        if named > len(text):
+            raise ModelFileError(
+                f"{where}: precompiled_charsmap names {named} bytes, more than it has characters"
+            )
 
 
 def _named_token(config: Mapping[str, Any], name: str) -> str | None:

@@ -1,7 +1,8 @@
 """Failures of the tokenizer library as errors of ours.
 
-The library raises plain `Exception` for a file that it cannot use. Where it did not foresee a mistake it
-panics: that is a class without a public name, which is no `Exception`, and would pass every handler.
+The library raises plain `Exception` for a file, or a text, that it cannot use. Where it did not foresee
+a mistake it panics: that is a class without a public name, which is no `Exception`, and would pass every
+handler.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ def is_panic(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def panics_as(error: Callable[[str], OzoneError]) -> Iterator[None]:
-    """Raise `error`, given what the library says, where it panics."""
+    """Raise `error`, given what the library says, where it panics or cannot do what it is asked."""
     try:
         yield
     except BaseException as failure:
-        if not is_panic(failure):
+        if not is_panic(failure) and type(failure) is not Exception:
             raise
         raise error(clipped(str(failure))) from None

@@ -292,3 +292,40 @@ def test_a_vocabulary_larger_than_any_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("ozone.engine.tokenizer.tokenizer.MAX_VOCABULARY", 100)
     with pytest.raises(ModelFileError, match="the most is 99"):
         load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL))
+
+
+def test_a_token_in_a_message_is_escaped(tmp_path: Path) -> None:
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "\x1b[2J\u202e"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    with pytest.raises(ModelFileError, match=r"Token `\\x1b\[2J\\u202e` out of vocabulary") as caught:
+        load_tokenizer(tokenizer_json=tmp_path / "tokenizer.json")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_character_map_that_names_more_bytes_than_it_has_is_refused(
+    tmp_path: Path, nested: bool, escaped: bool
+) -> None:
+    step = {"type": "Precompiled", "precompiled_charsmap": "xxxxxxxxxxxx"}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, step]} if nested else step
+    path = write(tmp_path, BYTE_LEVEL, normalizer=normalizer)
+    if escaped:
+        path.write_text(path.read_text().replace("compiled_charsmap", "compiled\\u005fcharsmap"))
+    with pytest.raises(ModelFileError, match=r"precompiled_charsmap names [0-9]{7,} bytes"):
+        load_tokenizer(tokenizer_json=path)
+
+
+def test_padding_beside_deep_nesting_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, BYTE_LEVEL, padding={"strategy": "BatchLongest"})
+    deep = "[" * 400 + "]" * 400
+    path.write_text(path.read_text().replace("{", '{"deep": ' + deep + ",", 1))
+    with pytest.raises(ModelFileError, match="is damaged or of an unknown kind"):
+        load_tokenizer(tokenizer_json=path)
+
+
+def test_a_text_that_the_library_cannot_encode_is_refused(tmp_path: Path) -> None:
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "no such"}
+    tokenizer = load_tokenizer(tokenizer_json=write(tmp_path, BYTE_LEVEL, model=model))
+    with pytest.raises(RequestError, match="UNK"):
+        tokenizer.encode("wörld")
