@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ozone.config.values import boolean, choice, integer, mapping, show, text, text_list
-from ozone.errors import ConfigError, RequestError
+from ozone.errors import ConfigError, RequestError, shown
 from ozone.server.flag_table import add_flags, flag, read_flags
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,11 @@ def _root_path(value: object, where: str) -> str:
 def _template_variables(value: object, where: str) -> dict[str, Any]:
     from ozone.engine.chat_template import check_variables
 
-    variables = mapping(value, where)
+    try:
+        variables = mapping(value, where)
+    except ConfigError:
+        good = 'a JSON object such as {"enable_thinking": false}'
+        raise ConfigError(f"{where}: {shown(value)} is not {good}") from None
     try:
         check_variables(variables)
     except RequestError as error:

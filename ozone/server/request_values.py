@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from ozone.errors import shown
-from ozone.server.lax_values import IntegerText, integer, unless_null
+from ozone.server.lax_values import IntegerInput, IntegerText, integer, number, unless_null
 
 MAX_PROMPTS = 2048
 MAX_N = 128
@@ -81,6 +81,13 @@ def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     return tools
 
 
+def _integers(value: Any) -> Any:
+    """A list of integers where some came in quotes, else the value as it is."""
+    if not isinstance(value, list) or set(map(type, value)) <= {int}:
+        return value
+    return [integer(item) for item in value]
+
+
 def _logit_bias(value: Any) -> dict[int, float] | None:
     if value is None:
         return None
@@ -90,6 +97,7 @@ def _logit_bias(value: Any) -> dict[int, float] | None:
     for key, bias in value.items():
         if not (key.isascii() and key.isdecimal() and len(key) < 12):
             raise ValueError("the keys must be token ids")
+        bias = number(bias)
         if type(bias) not in (int, float):
             raise ValueError("the values must be numbers")
         biases[int(key)] = float(bias)
@@ -102,6 +110,7 @@ Prompts = Annotated[
     list[str | list[int]], PlainValidator(_prompts, str | list[int] | list[str] | list[list[int]])
 ]
 Content = Annotated[_Content, PlainValidator(_content, _Content)]
+TokenIds = Annotated[list[int], BeforeValidator(_integers, list[IntegerInput])]
 Tools = Annotated[list[dict[str, Any]] | None, AfterValidator(_tools)]
 LogitBias = Annotated[dict[int, float] | None, PlainValidator(_logit_bias, dict[str, float] | None)]
 Count = Annotated[

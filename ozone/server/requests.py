@@ -14,7 +14,16 @@ from ozone.engine.sampling_params import MAX_LOGPROB_TOKEN_IDS
 from ozone.errors import RequestError
 from ozone.server.ignored_fields import OF_MESSAGES, note_ignored
 from ozone.server.lax_values import Boolean, Integer, Number, Off, On, Zero
-from ozone.server.request_values import Content, Count, LogitBias, Prompts, Strings, Tools, few_messages
+from ozone.server.request_values import (
+    Content,
+    Count,
+    LogitBias,
+    Prompts,
+    Strings,
+    TokenIds,
+    Tools,
+    few_messages,
+)
 from ozone.server.unsupported_fields import refuse_unsupported
 
 _OF_PARTS = frozenset({"type", "text"})
@@ -76,11 +85,11 @@ class GenerationRequest(RequestBody):
     repetition_penalty: Number | None = None
     min_tokens: Zero = 0
     ignore_eos: Off = False
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: Off = False
     skip_special_tokens: On = True
     prompt_logprobs: Integer | None = None
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: TokenIds | None = None
     bad_words: Strings = []
     priority: Zero = 0
     cache_salt: str | None = None
@@ -91,7 +100,7 @@ class GenerationRequest(RequestBody):
     # llama.cpp's name of repetition_penalty.
     repeat_penalty: Annotated[Number, Field(ge=1e-3, le=1e3)] | None = None
     length_penalty: Number | None = Field(None, description="without effect, as in vLLM without beam search")
-    logprob_token_ids: Annotated[list[int], Field(max_length=MAX_LOGPROB_TOKEN_IDS)] | None = None
+    logprob_token_ids: Annotated[TokenIds, Field(max_length=MAX_LOGPROB_TOKEN_IDS)] | None = None
     truncate_prompt_tokens: Annotated[Integer, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     stream_interval: Annotated[Integer, Field(ge=1)] | None = None

@@ -130,6 +130,8 @@ def test_repeat_penalty_is_llama_cpps_name(http: httpx.Client) -> None:
 def test_numbers_and_switches_may_come_in_quotes(http: httpx.Client) -> None:
     choice = complete(http, max_tokens="5", temperature="0", stream="False", top_k="1", echo="no")
     assert choice["text"] == greedy_text("abc", 5)
+    assert complete(http, allowed_token_ids=["81", 81.0])["text"] == "QQQQ"
+    assert complete(http, logit_bias={"81": "100"})["text"] == "QQQQ"
 
 
 @pytest.mark.parametrize(
