@@ -17,7 +17,7 @@ from ozone.server.body import parse_body
 from ozone.server.context import ServerContext
 from ozone.server.generation import Arrival
 from ozone.server.logprobs import chat_logprobs, prompt_logprobs_json
-from ozone.server.prompts import encode_conversation
+from ozone.server.prompts import RenderedPrompt, encode_conversation
 from ozone.server.request_ids import name_request
 from ozone.server.requests import ChatCompletionRequest
 from ozone.server.sampling import max_new_tokens, sampling_params
@@ -40,9 +40,9 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     asked: int | None = getattr(body, field)
     truncation = truncation_of(body, asked or 0, context.state.max_model_len)
     prompt = await encode_conversation(context, body, truncation)
-    max_tokens = max_new_tokens(asked, len(prompt), context.state, unless_asked=None, field=field)
+    max_tokens = max_new_tokens(asked, len(prompt.token_ids), context.state, unless_asked=None, field=field)
     prepared = await context.prepare(body, lambda: _params(context, body, max_tokens))
-    work = Work([prompt], prepared, [max_tokens], arrival_time)
+    work = Work([prompt.token_ids], prepared, [max_tokens], arrival_time)
     return await answer_with(ChatAnswer(context, body, prompt), context, request, body, work)
 
 
@@ -59,14 +59,17 @@ def _params(context: ServerContext, body: ChatCompletionRequest, max_tokens: int
 class ChatAnswer:
     """Writes the answer to one request."""
 
-    def __init__(self, context: ServerContext, body: ChatCompletionRequest, prompt: list[int]) -> None:
+    def __init__(self, context: ServerContext, body: ChatCompletionRequest, prompt: RenderedPrompt) -> None:
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        self.envelope = Envelope("chatcmpl", kind, context, body, len(prompt))
+        self.envelope = Envelope("chatcmpl", kind, context, body, len(prompt.token_ids))
         self._body = body
-        self._prompt = prompt
+        self._of_prompt = {
+            "prompt_token_ids": prompt.token_ids if body.return_token_ids else None,
+            "prompt_text": prompt.text if body.return_prompt_text else None,
+        }
         self._names = token_names(context, body)
         self._started = False
-        self._collector = OutputCollector(self.envelope.id, None, prompt, body.n)
+        self._collector = OutputCollector(self.envelope.id, None, prompt.token_ids, body.n)
 
     def events(self, arrivals: list[Arrival] | None) -> Iterator[dict[str, Any]]:
         if arrivals is None:
@@ -98,7 +101,7 @@ class ChatAnswer:
             "logprobs": None,
             "finish_reason": None,
         }
-        return self.envelope.chunk(choice, prompt_token_ids=self._prompt_token_ids())
+        return self.envelope.chunk(choice, **self._of_prompt)
 
     def add(self, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
@@ -121,11 +124,8 @@ class ChatAnswer:
         return {
             **self.envelope.whole(choices),
             "prompt_logprobs": prompt_logprobs_json(output.prompt_logprobs, self._names),
-            "prompt_token_ids": self._prompt_token_ids(),
+            **self._of_prompt,
         }
-
-    def _prompt_token_ids(self) -> list[int] | None:
-        return self._prompt if self._body.return_token_ids else None
 
     def _logprobs(self, part: RequestDelta | CompletionOutput) -> dict[str, Any] | None:
         if not part.logprobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 from ozone.engine.chat_template import check_variables, cut_after
 from ozone.errors import RequestError
@@ -14,6 +15,13 @@ from ozone.server.truncation import Truncation
 # A text this many times as long as the context is first counted by parts of that length.
 _CHARACTERS_PER_TOKEN = 16
 _MOST_KWARGS_LOOKED_FOR = 64
+
+
+class RenderedPrompt(NamedTuple):
+    """What the chat template made of a conversation; the tokens may be cut."""
+
+    text: str
+    token_ids: list[int]
 
 
 async def encode_text(context: ServerContext, text: str, add_special_tokens: bool) -> list[int]:
@@ -64,8 +72,8 @@ def _encode_bounded(
 
 async def encode_conversation(
     context: ServerContext, conversation: Conversation, truncation: Truncation | None = None
-) -> list[int]:
-    """The token ids of a rendered conversation.
+) -> RenderedPrompt:
+    """A conversation as text and as token ids.
 
     Raises RequestError where the model has no template, where its template refuses the conversation, and
     for one much longer than the context.
@@ -84,7 +92,7 @@ async def encode_conversation(
         conversation, ChatCompletionRequest
     )
 
-    def render_and_encode() -> list[int]:
+    def render_and_encode() -> RenderedPrompt:
         defaults = settings.default_chat_template_kwargs or {}
         kwargs = {**defaults, **conversation.template_kwargs()}
         check_variables(kwargs)
@@ -98,7 +106,8 @@ async def encode_conversation(
         )
         if conversation.continue_final_message:
             text = cut_after(text, conversation.messages[-1].text().strip())
-        return _encode_bounded(context, text, conversation.add_special_tokens, "messages", truncation)
+        special = conversation.add_special_tokens
+        return RenderedPrompt(text, _encode_bounded(context, text, special, "messages", truncation))
 
     return await context.call(conversation.num_bytes, render_and_encode)
 

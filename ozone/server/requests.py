@@ -198,6 +198,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     max_completion_tokens: Integer | None = None
     logprobs: Off = False
     top_logprobs: Integer | None = None
+    return_prompt_text: Off = False
     tool_choice: Any = Field(None, description="none: the tools are shown to the model and never called")
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 

@@ -104,6 +104,7 @@ class ChatCompletionAnswer(BaseModel):
     service_tier: str | None
     kv_transfer_params: dict[str, Any] | None
     prompt_token_ids: list[int] | None
+    prompt_text: str | None
     prompt_logprobs: list[dict[str, Any] | None] | None
 
 

@@ -105,7 +105,7 @@ async def tokenize(context: ServerContext, request: Request) -> Response:
     context.check_model(body.model)
     if isinstance(body, TokenizeChatRequest):
         body.refuse_unsupported()
-        tokens = await encode_conversation(context, body)
+        tokens = (await encode_conversation(context, body)).token_ids
     else:
         tokens = await encode_text(context, body.prompt, body.add_special_tokens)
     if body.return_token_strs and len(tokens) > MAX_TOKEN_STRINGS:

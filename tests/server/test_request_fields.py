@@ -180,3 +180,8 @@ def test_the_first_chunks_of_a_stream_count_no_tokens(http: httpx.Client) -> Non
     assert [event["choices"][0]["delta"].get("role") for event in events[:3]] == ["assistant"] * 2 + [None]
     assert [event["usage"]["completion_tokens"] for event in events[:2]] == [0, 0]
     assert events[-1]["usage"]["completion_tokens"] == 6
+
+
+def test_the_rendered_prompt_can_be_seen(http: httpx.Client) -> None:
+    assert chat(str(http.base_url))["prompt_text"] is None
+    assert chat(str(http.base_url), return_prompt_text=True)["prompt_text"] == "<user>hi</><assistant>"
