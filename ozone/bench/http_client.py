@@ -27,7 +27,9 @@ class Answer:
 
     status: int
     headers: dict[str, str]
+    _version: str
     _reader: asyncio.StreamReader
+    _read: bool = False
 
     @property
     def reason(self) -> str:
@@ -54,6 +56,7 @@ class Answer:
         else:
             while piece := await self._reader.read(_PIECE):
                 yield piece
+        self._read = True
 
     async def read(self) -> bytes:
         """The whole body."""
@@ -61,9 +64,10 @@ class Answer:
 
     @property
     def reusable(self) -> bool:
-        """Whether the connection can carry another request when the body has been read."""
+        """Whether the connection can carry another request: the body is read, and neither end closes."""
         bounded = "content-length" in self.headers or "transfer-encoding" in self.headers
-        return bounded and self.headers.get("connection", "").lower() != "close"
+        kept = self.headers.get("connection", "").lower() != "close" and self._version != "HTTP/1.0"
+        return self._read and bounded and kept
 
 
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -137,9 +141,10 @@ class HttpClient:
         while 100 <= status < 200:
             lines = await reader.readuntil(b"\r\n\r\n")
             first, *fields = lines.decode("latin-1").split("\r\n")[:-2]
-            status = int(first.split(" ")[1])
+            version, code, *_ = first.split(" ")
+            status = int(code)
         named = (field.partition(":") for field in fields)
-        return Answer(status, {name.lower(): value.strip() for name, _, value in named}, reader)
+        return Answer(status, {name.lower(): value.strip() for name, _, value in named}, version, reader)
 
     def close(self) -> None:
         """Close the connections that are kept."""

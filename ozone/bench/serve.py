@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import math
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,10 +48,14 @@ _OF_ANY_SERVER = {"model.model", "model.seed"}
 
 @dataclass(frozen=True)
 class Run:
-    """The requests of a run and the seconds from the first to the end of the last."""
+    """The requests of a run and the seconds from the first to the end of the last.
+
+    `client_seconds`: of a processor's time that the client itself took meanwhile.
+    """
 
     target: Target
     outcomes: list[Outcome]
+    client_seconds: float
 
     @property
     def completed(self) -> list[Outcome]:
@@ -175,7 +180,7 @@ async def measure(
         given: prompts; random ones of ``input_len`` tokens where there are none.
     """
     number, seed = parameters["num_prompts"], parameters["seed"]
-    async with open_client(target.base_url, target.api_key) as client:
+    with contextlib.closing(open_client(target.base_url, target.api_key)) as client:
         target = replace(target, model=target.model or await served_model(client))
         if given is None:
             length = parameters["input_len"]
@@ -187,6 +192,7 @@ async def measure(
         if trial.error is not None:
             raise OzoneError(f"a first request to {target.base_url}{target.endpoint} failed: {trial.error}")
         with reporter.progress("requests", number) as step:
+            before = time.process_time()
             outcomes = await run_load(
                 client,
                 target,
@@ -196,7 +202,8 @@ async def measure(
                 seed=seed,
                 finished=step,
             )
-    return Run(target, outcomes)
+            client_seconds = time.process_time() - before
+    return Run(target, outcomes, client_seconds)
 
 
 def _report(run: Run, parameters: dict[str, Any], reporter: Reporter) -> None:
@@ -221,6 +228,7 @@ def _report(run: Run, parameters: dict[str, Any], reporter: Reporter) -> None:
         "requests_per_s": len(done) / run.seconds,
         "prompt_tokens_per_s": prompt_tokens / run.seconds,
         "output_tokens_per_s": output_tokens / run.seconds,
+        "client_cpu_share": run.client_seconds / run.seconds,
         **{name: summary_json(values) for name, values in times.items()},
     }
     report = {
@@ -244,5 +252,6 @@ def _rows(results: dict[str, Any], times: dict[str, list[float]]) -> list[Row]:
             summary = Summary.of(values)
             spread = f"p90 {milliseconds(summary.p90)}, p99 {milliseconds(summary.p99)}"
             rows.append((name, milliseconds(summary.median), f"median; {spread}"))
+    rows.append(("the client", f"{results['client_cpu_share']:.1%}", "of a core: what measuring took"))
     rows += [("failed", str(number), reason) for reason, number in results["failures"].items()]
     return rows

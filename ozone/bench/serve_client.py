@@ -1,24 +1,19 @@
-"""Load on an OpenAI-compatible server: streaming requests over httpx, with the times of their chunks."""
+"""Load on an OpenAI-compatible server: streaming requests, with the times at which their chunks arrived."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import orjson
+
+from ozone.bench.http_client import Answer, HttpClient, TransferError
 from ozone.bench.workload import Prompt, random_token_ids
-from ozone.errors import OzoneError
-
-if TYPE_CHECKING:
-    import httpx
-
-# A request may wait long in a server's queue; a server that says nothing for an hour is stuck.
-_SILENCE_SECONDS = 3600.0
-_CONNECT_SECONDS = 10.0
+from ozone.errors import OzoneError, clipped
 
 # Common words, a token each in most vocabularies: what random prompts are made of.
 _WORDS = (
@@ -100,67 +95,54 @@ class Target:
         }
 
 
-def open_client(base_url: str, api_key: str | None) -> httpx.AsyncClient:
-    """A client without a bound on connections. `OzoneError` where httpx is missing."""
+def open_client(base_url: str, api_key: str | None) -> HttpClient:
+    """A client without a bound on connections. `OzoneError` where the URL is none."""
     try:
-        import httpx
-    except ImportError as error:
-        raise OzoneError("ozone bench serve needs httpx: pip install 'ozone-llm[bench]'") from error
-    try:
-        return httpx.AsyncClient(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        )
-    except (httpx.InvalidURL, ValueError) as error:
+        return HttpClient(base_url, api_key)
+    except ValueError as error:
         raise OzoneError(f"--base-url {base_url}: {error}") from error
 
 
-async def served_model(client: httpx.AsyncClient) -> str:
+async def served_model(client: HttpClient) -> str:
     """The first model that the server names. `OzoneError` where no server answers, or not as it should."""
-    import httpx
-
     try:
-        answer = await client.get("/v1/models")
-        answer.raise_for_status()
-        name: str = answer.json()["data"][0]["id"]
-    except httpx.HTTPStatusError as error:
-        raise OzoneError(f"{client.base_url}: /v1/models answers {_refusal(error.response)}") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        async with client.request("GET", "/v1/models") as answer:
+            content = await answer.read()
+    except TransferError as error:
         raise OzoneError(
             f"no server answers at {client.base_url} ({error}); start one with `ozone serve`, or leave out "
             "--base-url, --host and --port to have one started"
         ) from error
+    if answer.status != 200:
+        raise OzoneError(f"{client.base_url}: /v1/models answers {_refusal(answer, content)}")
+    try:
+        name: str = orjson.loads(content)["data"][0]["id"]
     except (ValueError, LookupError, TypeError) as error:
         raise OzoneError(f"{client.base_url}: /v1/models does not answer as OpenAI's does") from error
     return name
 
 
 async def random_prompts(
-    client: httpx.AsyncClient, target: Target, number: int, length: int, seed: int
+    client: HttpClient, target: Target, number: int, length: int, seed: int
 ) -> list[Prompt]:
     """Random prompts of `length` tokens each, with ids that the server's own tokenizer made of common words.
 
     A chat takes text, and some servers have no ``/tokenize``: there a prompt is `length` common words.
     """
     if not target.chat:
-        answer = await client.post(
-            "/tokenize",
-            json={"model": target.model, "prompt": _WORDS, "add_special_tokens": False},
-        )
-        vocabulary = _token_ids(answer)
+        asked = {"model": target.model, "prompt": _WORDS, "add_special_tokens": False}
+        async with client.request("POST", "/tokenize", orjson.dumps(asked)) as answer:
+            content = await answer.read()
+        vocabulary = _token_ids(content) if answer.status == 200 else []
         if vocabulary:
             return list(random_token_ids(number, length, vocabulary, seed))
     generator, words = random.Random(seed), _WORDS.split()
     return [" ".join(generator.choices(words, k=length)) for _ in range(number)]
 
 
-def _token_ids(answer: httpx.Response) -> list[int]:
-    if answer.status_code != 200:
-        return []
+def _token_ids(content: bytes) -> list[int]:
     try:
-        found = answer.json()
+        found = orjson.loads(content)
     except ValueError:
         return []
     tokens = found.get("tokens") if isinstance(found, dict) else None
@@ -169,52 +151,57 @@ def _token_ids(answer: httpx.Response) -> list[int]:
     return []
 
 
-async def send(client: httpx.AsyncClient, target: Target, prompt: Prompt) -> Outcome:
+async def send(client: HttpClient, target: Target, prompt: Prompt) -> Outcome:
     """Send one request and read its stream to the end; a failure is in the outcome, never raised."""
-    import httpx
-
+    body = orjson.dumps(target.body(prompt))
     outcome = Outcome(time.perf_counter())
     try:
-        async with client.stream("POST", target.endpoint, json=target.body(prompt)) as response:
-            if response.status_code != 200:
-                await response.aread()
-                outcome.error = _refusal(response)
+        async with client.request("POST", target.endpoint, body) as answer:
+            if answer.status != 200:
+                outcome.error = _refusal(answer, await answer.read())
             else:
-                await _read_stream(response, outcome)
-    except httpx.HTTPError as error:
-        outcome.error = f"{type(error).__name__}: {error}"
+                await _read_stream(answer, outcome)
+    except TransferError as error:
+        outcome.error = str(error)
     outcome.finished = time.perf_counter()
     return outcome
 
 
-async def _read_stream(response: httpx.Response, outcome: Outcome) -> None:
-    ended = False
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
-            ended = True
-            continue
+async def _read_stream(answer: Answer, outcome: Outcome) -> None:
+    ended, rest = False, b""
+    async for piece in answer.pieces():
         now = time.perf_counter()
-        try:
-            event = json.loads(data)
-        except ValueError:
-            outcome.error = "the stream holds what is not JSON"
-            return
-        if "error" in event:
-            outcome.error = _message(event)
-            return
-        if any(_text(choice) for choice in event.get("choices") or ()):
-            outcome.chunks.append(now)
-        usage = event.get("usage")
-        if usage:
-            outcome.prompt_tokens = usage["prompt_tokens"]
-            outcome.output_tokens = usage["completion_tokens"]
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line.removeprefix(b"data:").strip()
+            if data == b"[DONE]":
+                ended = True
+            elif (wrong := _take_event(data, now, outcome)) is not None:
+                outcome.error = wrong
+                return
     # A server that sends no usage sends a token a chunk.
     outcome.output_tokens = outcome.output_tokens or len(outcome.chunks)
     if not ended:
         outcome.error = "the stream broke off"
+
+
+def _take_event(data: bytes, now: float, outcome: Outcome) -> str | None:
+    """Put an event into the outcome; returns what is wrong with it."""
+    try:
+        event = orjson.loads(data)
+    except ValueError:
+        return "the stream holds what is not JSON"
+    if "error" in event:
+        return _message(event)
+    if any(_text(choice) for choice in event.get("choices") or ()):
+        outcome.chunks.append(now)
+    usage = event.get("usage")
+    if usage:
+        outcome.prompt_tokens = usage["prompt_tokens"]
+        outcome.output_tokens = usage["completion_tokens"]
+    return None
 
 
 def _text(choice: dict[str, Any]) -> str | None:
@@ -224,18 +211,18 @@ def _text(choice: dict[str, Any]) -> str | None:
 
 def _message(event: dict[str, Any]) -> str:
     error = event["error"]
-    return str(error.get("message", error) if isinstance(error, dict) else error)
+    return clipped(str(error.get("message", error) if isinstance(error, dict) else error))
 
 
-def _refusal(response: httpx.Response) -> str:
+def _refusal(answer: Answer, content: bytes) -> str:
     try:
-        return f"{response.status_code}: {_message(response.json())}"
+        return f"{answer.status}: {_message(orjson.loads(content))}"
     except (ValueError, LookupError, TypeError):
-        return f"{response.status_code} {response.reason_phrase}"
+        return answer.reason
 
 
 async def run_load(
-    client: httpx.AsyncClient,
+    client: HttpClient,
     target: Target,
     prompts: Sequence[Prompt],
     *,
