@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ozone.bench.graph_doubts import doubts
 from ozone.bench.graph_nodes import Node, nodes_of
 from ozone.bench.graph_page import page
 from ozone.bench.limits import Limits
+from ozone.bench.others import OtherProcesses
 from ozone.bench.reporting import (
     Reporter,
     Row,
@@ -63,6 +65,7 @@ class Measured:
         modes: a whole step's median in each round, by mode of graphs.
         sums: of all launches of a replay, likewise.
         reads, operations: the machine's limits in each round: bytes a second, operations by kind of product.
+        others: what other processes took of the cores meanwhile, 0 to 1; None: the system does not say.
     """
 
     batch: Batch
@@ -71,6 +74,14 @@ class Measured:
     sums: list[float] = field(default_factory=list)
     reads: list[float] = field(default_factory=list)
     operations: dict[str, list[float]] = field(default_factory=dict)
+    others: float | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why these figures are not to be believed."""
+        shares = [self.share(node) for node in self.nodes]
+        step_bytes = sum(node.bytes for node in self.nodes)
+        return doubts(others=self.others, between=self.between, shares=shares, step_bytes=step_bytes)
 
     @property
     def step(self) -> float:
@@ -124,6 +135,8 @@ def main(argv: list[str]) -> int:
     }
     for one in measured:
         reporter.show(f"{title}: {one.batch.name}", _rows(one, every=namespace.nodes))
+        if one.doubts:
+            reporter.note(f"{one.batch.name}: not to be believed: {'; '.join(one.doubts)}")
     if namespace.html is not None:
         _write(namespace.html, page(title, [_as_json(one) for one in measured]))
         reporter.note(f"timeline: {namespace.html}")
@@ -155,10 +168,12 @@ def _measure(
             nodes = nodes_of(model, bound, batch, counts, config)
             one = Measured(batch, nodes)
             times: list[Sequence[int]] = []
+            others = OtherProcesses()
             for _ in range(rounds):
                 _measure_limits(one, limits)
                 _measure_round(one, step, bound, counts, table, times)
                 done()
+            one.others = others.share()
             for node, seconds in zip(nodes, zip(*times, strict=True), strict=True):
                 node.seconds = statistics.median(seconds) / 1e9
             results.append(one)
@@ -260,6 +275,8 @@ def _as_json(one: Measured) -> dict[str, Any]:
         "step_seconds": {mode.name: summary_json(seconds) for mode, seconds in one.modes.items()},
         "launches_seconds": summary_json(one.sums),
         "share_between_launches": one.between,
+        "share_of_other_processes": one.others,
+        "doubts": one.doubts,
         "limits": {
             "read_bytes_per_s": Summary.of(one.reads).median,
             "operations_per_s": {name: Summary.of(rates).median for name, rates in one.operations.items()},
