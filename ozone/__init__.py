@@ -19,6 +19,10 @@ __all__ = ["LLM", "SamplingParams", "__version__"]
 _LAZY = {"LLM": "ozone.entrypoints.llm", "SamplingParams": "ozone.engine.sampling_params"}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib

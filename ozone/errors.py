@@ -2,7 +2,8 @@
 
 An `OzoneError` is somebody's mistake or somebody's damaged file, never a bug of ours: it carries one
 line that says what is wrong, where, and what would be right. Command lines print that line and exit 2,
-the server answers 4xx. Everything else that is raised is a bug and keeps its traceback.
+the server answers 4xx. Everything else that is raised is a bug and keeps its traceback. Those about values
+are a `ValueError` too, as Python callers expect.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ class OzoneError(Exception):
     """A mistake that its message explains in one line."""
 
 
-class ConfigError(OzoneError):
+class ConfigError(OzoneError, ValueError):
     """A flag, keyword argument or config key with a wrong name or value."""
 
 
@@ -22,11 +23,11 @@ class CompileError(OzoneError):
     """A model that cannot be compiled as the settings ask. Its cause may be a mistake of ours."""
 
 
-class ModelFileError(OzoneError):
+class ModelFileError(OzoneError, ValueError):
     """A model that is missing, damaged, hostile or of a kind that Ozone does not run."""
 
 
-class RequestError(OzoneError):
+class RequestError(OzoneError, ValueError):
     """A request that cannot be served as asked.
 
     `param` names the offending request field as OpenAI's errors do; `status` is the HTTP status.

@@ -15,7 +15,6 @@ from ozone.bench.reporting import Reporter, Row, add_report_arguments, header
 from ozone.bench.statistics import Summary
 from ozone.bench.steps import counts
 from ozone.bench.workload import count, random_token_ids
-from ozone.config.args import DEFAULT_MODEL
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.config.resolve import resolve
 from ozone.config.schema import OzoneConfig
@@ -27,7 +26,7 @@ from ozone.engine.tokenizer import Tokenizer
 from ozone.entrypoints.assemble import tokenizer_of
 from ozone.errors import ConfigError
 from ozone.native import library, platform_facts
-from ozone.weights.model_files import open_model
+from ozone.weights.model_files import open_model_of
 
 _DESCRIPTION = """\
 Measure what the host does for each decode step beside the model: the engine runs as always, with the model's
@@ -94,7 +93,7 @@ def main(argv: list[str]) -> int:
     args = engine_args(namespace)
     if library() is None:
         raise ConfigError("ozone bench host needs the native library, which is not built: run make")
-    files = open_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
+    files = open_model_of(args)
     config = resolve(args, files.config, platform_facts())
     tokenizer = tokenizer_of(files, config)
     reporter = Reporter(namespace.json)

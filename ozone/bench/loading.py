@@ -10,7 +10,7 @@ from ozone.bench.reporting import Reporter, model_report, model_title
 from ozone.config.args import EngineArgs
 from ozone.config.model import ModelConfig
 from ozone.entrypoints.assemble import LoadedModel, load
-from ozone.weights.model_files import open_model
+from ozone.weights.model_files import open_model_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,5 @@ def load_for_bench(args: EngineArgs, reporter: Reporter) -> BenchModel:
         args = dataclasses.replace(args, enable_prefix_caching=False)
     loaded = load(args)
     reporter.note(loaded.startup.line())
-    files = open_model(
-        loaded.config.model.model, revision=args.revision, download_dir=args.download_dir, config_only=True
-    )
+    files = open_model_of(args, config_only=True)
     return BenchModel(loaded, files.config)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ozone.bench.workload import count, random_token_ids
-from ozone.config.args import DEFAULT_MODEL, EngineArgs
+from ozone.config.args import EngineArgs
 from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, CUDAGraphMode, OzoneConfig, PassConfig
 from ozone.engine.input_buffers import InputBuffers
 from ozone.engine.runner import ScheduledRequest
 from ozone.errors import ConfigError
 from ozone.native import platform_facts
-from ozone.weights.model_files import ModelFiles, open_model
+from ozone.weights.model_files import ModelFiles, open_model_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +148,7 @@ def resolve_programs(args: EngineArgs, who: str) -> tuple[ModelFiles, OzoneConfi
     """
     from ozone.compilation.compile_process import runs_programs
 
-    files = open_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
+    files = open_model_of(args)
     platform = platform_facts()
     config = resolve(args, files.config, platform)
     compilation = config.compilation

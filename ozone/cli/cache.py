@@ -23,7 +23,7 @@ What Ozone keeps between starts: compiled programs, generated code, tuned kernel
 GGUF files.
 All of it can be removed at any time; a later start makes again what it needs.
 
-  ozone cache ls             what is kept: for which model and level, how large, when it was used last
+  ozone cache ls (or list)   what is kept: for which model and level, how large, when it was used last
   ozone cache clear          remove all of it
   ozone cache clear KEY ...  remove these; the first digits of a key are enough
   ozone cache path           the directory: -cc.cache_dir, else OZONE_CACHE_DIR, else ~/.cache/ozone"""
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="ozone cache", usage="ozone cache ls|clear|path [flags]", description=_DESCRIPTION
     )
-    parser.add_argument("action", choices=("ls", "clear", "path"), help="see above")
+    parser.add_argument("action", choices=("ls", "list", "clear", "path"), help="see above")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="of clear: remove only these")
     parser.add_argument("-cc.cache_dir", dest="cache_dir", type=Path, metavar="DIR", help="the directory")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps({"path": str(directory)}) if namespace.json else directory)
         return 0
     rows = kept(directory)
-    if namespace.action == "ls":
+    if namespace.action in ("ls", "list"):
         print(json.dumps(_as_json(directory, rows), indent=2) if namespace.json else _table(directory, rows))
         return 0
     removed = _chosen(rows, namespace.keys)

@@ -67,16 +67,10 @@ def _add_silent_server_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_model(args: EngineArgs) -> ModelConfig | None:
-    from ozone.weights.embedded import DEFAULT_MODEL
-    from ozone.weights.model_files import open_model
+    from ozone.weights.model_files import open_model_of
 
     try:
-        return open_model(
-            args.model or DEFAULT_MODEL,
-            revision=args.revision,
-            download_dir=args.download_dir,
-            config_only=True,
-        ).config
+        return open_model_of(args, config_only=True).config
     except ModelFileError:
         if args.model is not None:
             raise

@@ -19,6 +19,7 @@ from ozone.entrypoints.startup import StartupTimer, process_start_time
 from ozone.errors import RequestError
 
 if TYPE_CHECKING:
+    from ozone.config.args import EngineArgs
     from ozone.engine.outputs import RequestOutput
     from ozone.entrypoints.assemble import LoadedModel
 
@@ -41,12 +42,13 @@ def main(argv: list[str]) -> int:
     namespace = parser.parse_args(argv)
     prompt = _read_prompt(namespace)
     changes = {"max_tokens": 256, **sampling_changes(namespace)}
-    SamplingParams(**changes)  # a wrong value should not wait for the model to load
+    args = engine_args(namespace)
+    _check(SamplingParams(**changes), args)  # a wrong value should not wait for the model to load
     start_logging()
 
     from ozone.entrypoints.assemble import load
 
-    loaded = load(engine_args(namespace), timer=timer)
+    loaded = load(args, timer=timer)
     if namespace.verbose:
         print(timer.table(), file=sys.stderr, flush=True)
     params = loaded.default_sampling_params(**changes)
@@ -54,6 +56,14 @@ def main(argv: list[str]) -> int:
         return _generate(loaded, prompt, params, namespace)
     finally:
         loaded.engine.shutdown()
+
+
+def _check(params: SamplingParams, args: EngineArgs) -> None:
+    most = 20 if args.max_logprobs is None else int(args.max_logprobs)
+    for name in ("logprobs", "prompt_logprobs"):
+        count = getattr(params, name) or 0
+        if most != -1 and (count > most or count == -1):
+            raise RequestError(f"--{name.replace('_', '-')} {count}: the most is {most} (--max-logprobs)")
 
 
 def _read_prompt(namespace: argparse.Namespace) -> str:

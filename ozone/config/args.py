@@ -6,6 +6,7 @@ Nothing is decided here: `resolve` (in `resolve.py`) turns it into an `OzoneConf
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,8 @@ class EngineArgs:
     seed: int | str | None = None
     max_model_len: int | str | None = None
     generation_config: str | None = None
+    override_generation_config: Mapping[str, Any] | str | None = None
+    hf_overrides: Mapping[str, Any] | str | None = None
     chat_template: str | None = None
     max_logprobs: int | str | None = None
     block_size: int | str | None = None
@@ -78,7 +81,7 @@ class EngineArgs:
         ignored: list[str] = []
         for name, value in kwargs.items():
             if name in known:
-                given[name] = value
+                given[name] = _plain(value)
             elif (field := ALIASES.get(name)) is not None:
                 if kwargs.get(field) not in (None, value):
                     raise ConfigError(f"{name} and {field} are two names of one argument")
@@ -118,6 +121,15 @@ def _answer(name: str, value: object, known: Collection[str]) -> list[str]:
         raise ConfigError(f"there is no argument {name}{nearest(name, known)}")
     reason = answer(name, value, name)
     return [] if reason is None else [accepted(name, reason)]
+
+
+def _plain(value: object) -> Any:
+    """A path or a type of torch as the word that stands for it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+        return str(value).removeprefix("torch.")
+    return value
 
 
 def set_eager(leaves: Leaves) -> None:

@@ -58,6 +58,8 @@ def read_config_file(path: str) -> list[FileSetting]:
         settings = loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_place(error)}: {_problem(error)}") from None
+    except ConfigError:
+        raise
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"{path}: a value is none: {error}") from None
     except RecursionError:

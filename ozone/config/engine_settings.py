@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ozone.config.args import DEFAULT_MODEL
+from ozone.config.families import overflows_float16
 from ozone.config.keys import MOST_TOKENS
 from ozone.config.model import ModelConfig
 from ozone.config.resolution import Resolution
@@ -71,12 +74,14 @@ def step_bytes(model: ModelConfig, dtype: str, tokens: int, requests: int) -> in
 def _resolve_fixed(r: Resolution) -> None:
     r.put("model.model", DEFAULT_MODEL, "default", "no model was named")
     r.put("model.served_model_name", (r.value("model.model"),), "default", "the model's name")
-    fixed = {
+    fixed: dict[str, tuple[Any, str]] = {
         "model.tokenizer": (None, "the model's own"),
         "model.revision": (None, "the hub's main branch"),
         "model.download_dir": (None, "the hub's cache"),
         "model.seed": (0, "no seed was given"),
         "model.generation_config": ("auto", "the model's own, if it has one"),
+        "model.override_generation_config": ({}, "the model's own"),
+        "model.hf_overrides": ({}, "the model's own"),
         "model.chat_template": (None, "the model's own"),
         "model.max_logprobs": (20, "OpenAI's limit"),
         BLOCK: (16, "tokens in a block"),
@@ -103,12 +108,20 @@ def _resolve_threads(r: Resolution) -> None:
 
 def _resolve_dtype(r: Resolution) -> None:
     """`auto` means the checkpoint's own type; it is not a value to keep."""
+    overflows = r.model is not None and overflows_float16(r.model.family)
     if r.by_user(DTYPE) and r.value(DTYPE) != "auto":
+        if overflows and r.value(DTYPE) == "float16":
+            r.notices.append(
+                "--dtype float16: activations of this model's family leave its range, and requests may fail "
+                "with logits that are not finite; bfloat16 holds them"
+            )
         return
     r.settings.pop(DTYPE, None)
     r.user.pop(DTYPE, None)
     if r.model is None:
         r.put(DTYPE, "bfloat16", "default", "no model was read")
+    elif overflows and r.model.dtype == "float16":
+        r.put(DTYPE, "bfloat16", "model", "stored as float16, whose range its activations leave")
     else:
         r.put(DTYPE, r.model.dtype, "model", "the checkpoint's own type")
 

@@ -26,6 +26,9 @@ class Family:
         norm_offset: RMS norms multiply by ``1 + weight``.
         scaled_embedding: embeddings are multiplied by ``sqrt(hidden_size)``.
         default_activation: the activation of the gate where the checkpoint does not name one.
+        hf_model_types: values of ``model_type`` of a ``config.json`` without ``architectures``; the
+            family's name where there are none here.
+        overflows_float16: activations of its models leave the range of float16.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Family:
     norm_offset: bool = False
     scaled_embedding: bool = False
     default_activation: str = "silu"
+    hf_model_types: tuple[str, ...] = ()
+    overflows_float16: bool = False
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -74,5 +79,12 @@ FAMILIES: tuple[Family, ...] = (
         norm_offset=True,
         scaled_embedding=True,
         default_activation="gelu_pytorch_tanh",
+        hf_model_types=("gemma3_text",),
+        overflows_float16=True,
     ),
 )
+
+
+def overflows_float16(name: str) -> bool:
+    """Whether the family of that name needs a wider type than float16."""
+    return any(family.name == name and family.overflows_float16 for family in FAMILIES)

@@ -114,6 +114,20 @@ _ENGINE_KEYS = (
         "WHERE",
         default="auto",
     ),
+    Key(
+        "model.override_generation_config",
+        values.mapping,
+        "sampling defaults that go before those of --generation-config, as a JSON object",
+        "JSON",
+        default="none",
+    ),
+    Key(
+        "model.hf_overrides",
+        values.mapping,
+        "values that go before those of the model's config.json, as a JSON object",
+        "JSON",
+        default="none",
+    ),
     Key("model.chat_template", values.text, "chat template: a file or the template itself", "TEMPLATE"),
     Key(
         "model.max_logprobs",

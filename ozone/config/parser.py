@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ozone.config import values
 from ozone.config.keys import COMPILATION, KERNEL
 from ozone.config.switches import SwitchAction, readings
-from ozone.errors import ConfigError, escaped
+from ozone.errors import ConfigError, OzoneError, escaped
 
 _OBJECT = re.compile(r"(-cc|--compilation-config|--kernel-config)(?:\.([^=+]+?))?(\+?=)(.*)", re.DOTALL)
 _OBJECT_FLAGS = {"-cc": COMPILATION, "--compilation-config": COMPILATION, "--kernel-config": KERNEL}
@@ -42,6 +42,16 @@ class ArgumentParser(argparse.ArgumentParser):
         """One line on stderr and exit 2."""
         print(f"ozone: error: {escaped(' '.join(message.split()), _LONGEST)}", file=sys.stderr)
         sys.exit(2)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        # argparse takes every ValueError for one without a message of its own.
+        convert = self._registry_get("type", action.type, action.type)
+        try:
+            return convert(arg_string)
+        except OzoneError:
+            raise
+        except Exception:
+            return super()._get_value(action, arg_string)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

@@ -101,6 +101,8 @@ class ModelOptions:
     seed: int = 0
     max_model_len: int = 0
     generation_config: str = "auto"
+    override_generation_config: Mapping[str, Any] = field(default_factory=dict)
+    hf_overrides: Mapping[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     max_logprobs: int = 20
 

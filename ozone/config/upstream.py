@@ -135,7 +135,7 @@ _REFUSED_FLAGS: Mapping[str, str] = {
         "aux_output_config return_sampling_mask enable_trace_replay"
     ),
     "the checkpoint's files are read as they stand": (
-        "hf_config_path hf_overrides model_class_overrides rope_scaling rope_theta override_attention_dtype "
+        "hf_config_path model_class_overrides rope_scaling rope_theta override_attention_dtype "
         "disable_sliding_window"
     ),
     "model and tokenizer have one --revision": "tokenizer_revision",
@@ -161,7 +161,6 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     "logits are changed by sampling parameters only": (
         "logits_processors logits_processor_pattern logprobs_mode"
     ),
-    "use --generation-config, or send the values with the request": "override_generation_config",
     "there are /metrics and /startup": (
         "otlp_traces_endpoint collect_detailed_traces custom_histogram_buckets profiler_config "
         "enable_per_request_metrics"

@@ -269,7 +269,7 @@ def mapping(value: object, where: str) -> dict[str, Any]:
     except ValueError:
         loaded = None
     if not isinstance(loaded, dict):
-        raise _bad(where, value, 'a JSON object such as {"max_autotune": true}')
+        raise _bad(where, value, 'a JSON object such as {"key": 1}')
     return loaded
 
 

@@ -132,6 +132,8 @@ def read_chat_template(argument: str) -> str:
         if len(content) > MAX_TEMPLATE_CHARACTERS:
             raise ConfigError(f"--chat-template {path}: larger than {MAX_TEMPLATE_CHARACTERS >> 20} MiB")
         return content.decode("utf-8")
+    except ConfigError:
+        raise
     except UnicodeDecodeError:
         raise ConfigError(f"--chat-template {path}: the file is not UTF-8 text") from None
     except (OSError, ValueError) as error:

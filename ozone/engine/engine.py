@@ -5,11 +5,12 @@ from __future__ import annotations
 import bisect
 import functools
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,7 @@ class Engine:
             seed=seed,
         )
         self._sampler = make_sampler(runner.vocab_size, scheduler.max_num_seqs)
+        self._pid = os.getpid()
         self._pace: StepPace | None = None
         self._token_text: Callable[[int], str] | None = None
         if tokenizer is not None:
@@ -101,6 +103,9 @@ class Engine:
         self._stopping = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="ozone-engine", daemon=True)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an engine cannot be pickled or copied: it holds a KV cache and a thread")
 
     # ---- called from any thread ----
 
@@ -152,6 +157,12 @@ class Engine:
         group = self._admission.admit(
             request_id, prompt_token_ids, prepared, on_delta, priority, cache_salt, max_tokens
         )
+        if os.getpid() != self._pid:
+            raise RequestError(
+                f"this engine runs in process {self._pid}, and {os.getpid()} was forked from it: load a "
+                "model in the child, or start it with multiprocessing's spawn",
+                status=503,
+            )
         with self._lock:
             if self._closed is not None:
                 raise RequestError(self._closed, status=503)

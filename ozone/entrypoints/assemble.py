@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 from ozone.compilation.compile_process import CompileProcess, remember, start_if_it_pays
 from ozone.compilation.debug_dump.directory import DumpDirectory, dump_path
 from ozone.compilation.scratch import provide_scratch
-from ozone.config.args import DEFAULT_MODEL, EngineArgs
+from ozone.config.args import EngineArgs
 from ozone.config.resolve import resolve
 from ozone.config.schema import CompilationMode, OzoneConfig
+from ozone.config.upstream import nearest
 from ozone.engine.end_tokens import gguf_end_tokens, template_end_token
 from ozone.engine.engine import Engine
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.progress import progress
 from ozone.entrypoints.startup import StartupTimer
-from ozone.errors import ConfigError, ModelFileError, RequestError
+from ozone.errors import ConfigError, ModelFileError, RequestError, shown
 from ozone.native import platform_facts
-from ozone.weights.model_files import ModelFiles, open_model
+from ozone.weights.model_files import ModelFiles, open_model_of
 
 if TYPE_CHECKING:
     from ozone.compilation.artifacts import Programs
@@ -207,12 +208,7 @@ def load(
     fresh = "torch" not in sys.modules
     torch_side = _Background(lambda: _import_torch_side(timer))
     with timer.phase("model files"):
-        files = open_model(
-            args.model or DEFAULT_MODEL,
-            revision=args.revision,
-            download_dir=args.download_dir,
-            tokenizer=args.tokenizer,
-        )
+        files = open_model_of(args, with_tokenizer=True)
     with timer.phase("config"):
         platform = platform_facts()
         config = resolve(args, files.config, platform)
@@ -246,7 +242,10 @@ def _load(
         tokenizer = tokenizer_of(files, config)
     with timer.phase("chat template"):
         chat_template = _chat_template(files, tokenizer, config.model.chat_template)
-    generation = _generation_config(files, config.model.generation_config)
+    generation = {
+        **_generation_config(files, config.model.generation_config),
+        **_known_defaults(config.model.override_generation_config),
+    }
     default_sampling = _default_sampling(generation)
     if meanwhile is not None:
         meanwhile()
@@ -351,6 +350,16 @@ def _generation_config(files: ModelFiles, choice: str) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ModelFileError(f"{path}: must hold a JSON object")
     return content
+
+
+def _known_defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`--override-generation-config`; `ConfigError` for a name that sets nothing."""
+    known = (*_GENERATION_DEFAULTS, "eos_token_id")
+    for name in given:
+        if name not in known:
+            hint = nearest(name, known, f"; there are {', '.join(known)}")
+            raise ConfigError(f"--override-generation-config: nothing is set by {shown(name)}{hint}")
+    return given
 
 
 def end_token_ids(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ozone.config.args import EngineArgs
 from ozone.engine.chat_template import ChatTemplate
@@ -44,10 +45,20 @@ class LLM:
         ModelFileError: the model is missing, damaged or of a kind that Ozone does not run.
     """
 
-    def __init__(self, model: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, model: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
         self._loaded: LoadedModel = load(EngineArgs.from_kwargs(model=model, **kwargs))
         # The engine's thread keeps the engine alive, so an LLM that is dropped has to stop it.
         self._stop = weakref.finalize(self, self._loaded.engine.shutdown)
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"<LLM {config.model.model!r} at -O{config.optimization_level}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an LLM cannot be pickled or copied: it holds a model in memory and a thread; load one in each "
+            "process"
+        )
 
     @property
     def config(self) -> OzoneConfig:

@@ -14,6 +14,7 @@ from typing import Any
 from ozone.errors import ModelFileError
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_BEGINNING = 64  # bytes that tell a kind of file
 MAX_JSON_BYTES = 16 << 20  # the largest of the common ones, tokenizer_config.json, has about 1 MB
 
 
@@ -26,7 +27,9 @@ def map_file(path: Path) -> memoryview:
                 raise ModelFileError(f"{path}: not a regular file")
             if status.st_size == 0:
                 raise ModelFileError(f"{path}: the file is empty")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            _refuse_stand_ins(path, bytes(data[:_BEGINNING]))
+            return data
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -90,6 +93,14 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_json_if_present(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file, ``{}`` where there is no such file."""
     return read_json_object(path) if path.is_file() else {}
+
+
+def _refuse_stand_ins(path: Path, beginning: bytes) -> None:
+    """Raise for what is often found in a weight file's place."""
+    if beginning.startswith(b"version https://git-lfs"):
+        raise ModelFileError(f"{path}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull")
+    if beginning.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ModelFileError(f"{path}: a web page (HTML or XML) was saved in this file's place")
 
 
 def _refuse_constant(name: str) -> None:

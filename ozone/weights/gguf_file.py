@@ -68,6 +68,11 @@ class TensorInfo:
     nbytes: int
 
 
+def is_projector(name: str) -> bool:
+    """Whether a file's name says that it holds the part for images of a model, not the model."""
+    return "mmproj" in name.lower()
+
+
 class StringArray(Sequence[str]):
     """A GGUF array of strings, whose bounds are checked at open and whose text is decoded on first use.
 

@@ -79,12 +79,22 @@ _DEFAULTS["qwen3"] = {**_DEFAULTS["qwen2"], "head_dim": 128}
 
 
 def hf_family(values: Mapping[str, Any], where: str) -> Family:
-    """The row of `FAMILIES` that ``architectures`` names."""
+    """The row of `FAMILIES` that ``architectures`` names, or, where there are none, ``model_type``."""
     architectures = values.get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else architectures
     for family in FAMILIES:
         if named in family.hf_architectures:
             return family
+    if named in (None, []):
+        kind = values.get("model_type")
+        for family in FAMILIES:
+            if kind in (family.hf_model_types or (family.name,)):
+                return family
+        known = ", ".join(name for family in FAMILIES for name in family.hf_model_types or (family.name,))
+        raise ModelFileError(
+            f"{where}: no architectures, and the model_type {shown(kind)} is not supported "
+            f"(supported: {known})"
+        )
     supported = ", ".join(name for family in FAMILIES for name in family.hf_architectures)
     raise ModelFileError(
         f"{where}: the architecture {shown(named)} is not supported (supported: {supported})"
@@ -109,6 +119,10 @@ def read_hf_config(values: Mapping[str, Any], where: str) -> ModelConfig:
     check_heads(fields, num_heads, num_kv_heads, head_dim)
     layer_types, sliding_window = _layers(fields, family)
     rope, rope_local = read_ropes(fields, per_kind=is_gemma)
+    for kind in (rope, rope_local or rope):
+        rotated = int(head_dim * kind.partial + 1e-6)
+        if rotated < 2 or rotated % 2:
+            raise fields.fail("partial_rotary_factor", f"rotates {rotated} of {head_dim} columns, not pairs")
     max_position = fields.size("max_position_embeddings", most=MAX_CONTEXT)
     has_bias = family.name in _WITH_ATTENTION_BIAS and fields.flag("attention_bias", False)
     query_scalar = fields.number("query_pre_attn_scalar") if is_gemma else None

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ozone.errors import ModelFileError
+from ozone.weights.gguf_file import is_projector
 from ozone.weights.safetensors_source import FOREIGN_PREFIX, INDEX, PICKLED, SINGLE, pickle_refused
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def files_to_fetch(repo: str, names: Sequence[str], file: str | None, *, config_
     """Which of a repository's files a model needs: safetensors, or else one GGUF file."""
     top = [name for name in names if "/" not in name]
     tensors = [n for n in top if n.endswith(".safetensors") and not n.startswith(FOREIGN_PREFIX)]
-    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    ggufs = sorted(name for name in names if name.endswith(".gguf") and not is_projector(name))
     if file is not None or (ggufs and not tensors):
         return [_choose_gguf(repo, ggufs, file)]
     if "config.json" not in top:

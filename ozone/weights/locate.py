@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from ozone.errors import ModelFileError, shown
 from ozone.weights.embedded import DEFAULT_MODEL, embedded_model_path
-from ozone.weights.gguf_file import MAGIC
+from ozone.weights.files import read_json_object
+from ozone.weights.gguf_file import MAGIC, is_projector
 from ozone.weights.safetensors_source import PICKLED, pickle_refused, refuse_pickles
 
 _PATH_STARTS = ("/", "./", "../", "~", ".\\", "..\\")
@@ -21,6 +23,7 @@ def find_model(name: str, *, revision: str | None, download_dir: str | None, con
     if local is None:
         from ozone.weights.hub import download_model
 
+        _refuse_slip(name)
         repo, file = _hub_id(name, what="model")
         local = download_model(
             repo, file, revision=revision, download_dir=download_dir, config_only=config_only
@@ -58,6 +61,12 @@ def _local_path(name: str) -> Path | None:
     return None
 
 
+def _refuse_slip(name: str) -> None:
+    """Raise for what can only be meant as the embedded model, before the hub is asked for it."""
+    if "/" not in name and difflib.get_close_matches(name.lower(), [DEFAULT_MODEL], cutoff=0.8):
+        raise ModelFileError(f"there is no model {shown(name)}; did you mean {DEFAULT_MODEL}?")
+
+
 def _hub_id(name: str, what: str) -> tuple[str, str | None]:
     from ozone.weights.hub import parse_hub_id
 
@@ -75,12 +84,14 @@ def _weights_in(folder: Path, *, config_only: bool) -> Path:
     has_config = (folder / "config.json").is_file()
     if has_config and (config_only or any(folder.glob("*.safetensors"))):
         return folder
-    files = sorted(folder.glob("*.gguf"))
+    files = [path for path in sorted(folder.glob("*.gguf")) if not is_projector(path.name)]
     if len(files) == 1:
         return files[0]
     if files:
         raise ModelFileError(f"{folder}: holds {len(files)} GGUF files; name one of them")
     refuse_pickles(folder)
+    if has_config:
+        read_json_object(folder / "config.json")  # where that is damaged too, it comes first
     missing = "safetensors files" if has_config else "config.json"
     raise ModelFileError(f"{folder}: not a model directory (no {missing})")
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ozone.config.args import EngineArgs
 from ozone.config.model import ModelConfig
+from ozone.config.values import mapping
+from ozone.errors import ConfigError
 from ozone.weights.embedded import DEFAULT_MODEL
 from ozone.weights.files import read_json_if_present, read_json_object
 from ozone.weights.gguf_config import gguf_generation_config, read_gguf_config
@@ -60,6 +63,7 @@ def open_model(
     revision: str | None = None,
     download_dir: str | None = None,
     tokenizer: str | None = None,
+    hf_overrides: Mapping[str, Any] | None = None,
     config_only: bool = False,
 ) -> ModelFiles:
     """Finds a model, downloading it where its name is a hub id, and reads everything but its weights.
@@ -70,12 +74,18 @@ def open_model(
         revision: branch, tag or commit on the hub.
         download_dir: the hub cache's directory in place of huggingface_hub's own.
         tokenizer: a directory, a ``tokenizer.json`` or a hub id to take the tokenizer from instead.
+        hf_overrides: values that go before those of the same names in ``config.json``; objects merge.
         config_only: read, and download, no more than the config needs.
 
     Raises `ModelFileError` where a file is missing, damaged or not supported.
     """
     path = find_model(model, revision=revision, download_dir=download_dir, config_only=config_only)
-    files = _open_directory(model, path, config_only) if path.is_dir() else _open_gguf(model, path)
+    if path.is_dir():
+        files = _open_directory(model, path, hf_overrides or {}, config_only)
+    elif hf_overrides:
+        raise ConfigError(f"--hf-overrides changes a config.json, and {path.name} is a GGUF file without one")
+    else:
+        files = _open_gguf(model, path)
     if tokenizer is None or config_only:
         return files
     tokenizer_revision = revision if tokenizer == model else None
@@ -89,8 +99,32 @@ def open_model(
     )
 
 
-def _open_directory(name: str, folder: Path, config_only: bool) -> ModelFiles:
-    config = read_hf_config(read_json_object(folder / "config.json"), str(folder / "config.json"))
+def open_model_of(args: EngineArgs, *, config_only: bool = False, with_tokenizer: bool = False) -> ModelFiles:
+    """`open_model` for what the engine's arguments name; `with_tokenizer` minds ``--tokenizer`` too."""
+    overrides = args.hf_overrides
+    return open_model(
+        args.model or DEFAULT_MODEL,
+        revision=args.revision,
+        download_dir=args.download_dir,
+        tokenizer=args.tokenizer if with_tokenizer else None,
+        hf_overrides=None if overrides is None else mapping(overrides, "--hf-overrides"),
+        config_only=config_only,
+    )
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            value = _merged(inner, value)
+        merged[key] = value
+    return merged
+
+
+def _open_directory(name: str, folder: Path, overrides: Mapping[str, Any], config_only: bool) -> ModelFiles:
+    where = str(folder / "config.json") + (" with --hf-overrides" if overrides else "")
+    config = read_hf_config(_merged(read_json_object(folder / "config.json"), overrides), where)
     if config_only:
         return ModelFiles(name=name, path=folder, config=config)
     tokenizer = read_tokenizer_files(folder)

@@ -7,6 +7,7 @@ Old: ``rope_theta``, ``rope_scaling`` and, for Gemma 3, ``rope_local_base_freq``
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 from ozone.config.model import RopeConfig
@@ -72,8 +73,13 @@ def _section(fields: Fields, value: Any) -> dict[str, Any]:
 
 def _rope(fields: Fields, values: dict[str, Any]) -> RopeConfig:
     rope = Fields(values, f"{fields.where}: rotary embedding")
-    if rope.number("partial_rotary_factor", 1.0) != 1.0:
-        raise rope.fail("partial_rotary_factor", "other than 1 is not supported for this architecture")
+    partial = rope.number("partial_rotary_factor", 1.0)
+    if partial > 1.0:
+        raise rope.fail("partial_rotary_factor", f"is {shown(partial)}, more than the whole head")
+    return replace(_whole_rope(fields, rope), partial=partial)
+
+
+def _whole_rope(fields: Fields, rope: Fields) -> RopeConfig:
     scaling = _scaling(rope)
     theta = read_theta(rope, "rope_theta", DEFAULT_THETA)
     if scaling == "none":

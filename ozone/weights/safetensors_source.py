@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ozone.errors import ModelFileError, shown
@@ -17,6 +18,9 @@ MAX_SHARDS = 4096
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 FOREIGN_PREFIX = "consolidated"  # the same weights once more, under another naming
+_PREFIX = "model."
+_EMBEDDING = "embed_tokens.weight"
+_HEADS = ("lm_head.weight", "language_model.lm_head.weight", "model.lm_head.weight")
 _NOT_WEIGHTS = ".rotary_emb.inv_freq"  # a buffer that old checkpoints saved; it follows from the config
 
 
@@ -31,7 +35,8 @@ class SafetensorsWeights:
         else:
             file = SafetensorsFile(single_file(folder))
             self._where = dict.fromkeys(file.tensors, file)
-        self._names = [name for name in self._where if not name.endswith(_NOT_WEIGHTS)]
+        self._stored = _canonical_names(self._where)
+        self._names = [name for name in self._stored if not name.endswith(_NOT_WEIGHTS)]
 
     @property
     def path(self) -> str:
@@ -41,14 +46,34 @@ class SafetensorsWeights:
         return self._names
 
     def get(self, name: str) -> RawTensor:
-        file = self._where.get(name)
-        if file is None:
+        stored = self._stored.get(name)
+        if stored is None:
             raise ModelFileError(f"{self.path}: the tensor {name} is missing")
-        return file.get(name)
+        return replace(self._where[stored].get(stored), name=name)
 
     def release(self) -> None:
         for file in set(self._where.values()):
             file.release()
+
+
+def _canonical_names(stored: Iterable[str]) -> dict[str, str]:
+    """Canonical names of the text model's tensors, and what each is called in its file.
+
+    A checkpoint saved from the bare model lacks the prefix ``model.``; one of a model for images too has
+    ``language_model.model.`` or ``model.language_model.``, with other parts beside it. The embedding, which
+    every model has, tells which.
+    """
+    names = list(stored)
+    prefix = next((name[: -len(_EMBEDDING)] for name in names if name.endswith(_EMBEDDING)), _PREFIX)
+    if prefix == _PREFIX:
+        return {name: name for name in names}
+    canonical = {}
+    for name in names:
+        if name in _HEADS:
+            canonical["lm_head.weight"] = name
+        elif name.startswith(prefix):
+            canonical[_PREFIX + name[len(prefix) :]] = name
+    return canonical
 
 
 def single_file(folder: Path) -> Path:

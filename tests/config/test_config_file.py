@@ -74,7 +74,7 @@ def serve(*words: str) -> argparse.Namespace:
         ("model: some/model", {"model.model": "some/model"}),
         ("a: &sizes [1, 2]\ncudagraph-capture-sizes: *sizes", None),
         ("dtype: null\nserved-model-name: []\n", {}),
-        ("data-parallel-size: 1\nenable-lora: false\nhf-overrides: {}\ntrust-remote-code: false", {}),
+        ("data-parallel-size: 1\nenable-lora: false\ntrust-remote-code: false", {}),
         ("# nothing", {}),
     ],
 )

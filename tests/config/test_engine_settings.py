@@ -196,6 +196,31 @@ def test_without_a_model_nothing_depends_on_it(resolved: Resolved) -> None:
     assert config.model.max_model_len == 0
 
 
+@pytest.mark.parametrize(
+    ("family", "stored", "words", "dtype", "warned"),
+    [
+        ("gemma3", "float16", "", "bfloat16", False),
+        ("gemma3", "float16", "--dtype auto", "bfloat16", False),
+        ("gemma3", "float32", "", "float32", False),
+        ("gemma3", "bfloat16", "--dtype half", "float16", True),
+        ("llama", "float16", "", "float16", False),
+        ("llama", "float16", "--dtype float16", "float16", False),
+    ],
+)
+def test_a_family_that_overflows_float16_is_computed_in_bfloat16(
+    resolved: Resolved,
+    small_model: ModelConfig,
+    family: str,
+    stored: str,
+    words: str,
+    dtype: str,
+    warned: bool,
+) -> None:
+    config = resolved(*words.split(), model=dataclasses.replace(small_model, family=family, dtype=stored))
+    assert config.model.dtype == dtype
+    assert any("leave its range" in notice for notice in config.notices) == warned
+
+
 @pytest.mark.parametrize(("threads", "warned"), [(6, False), (7, True), (300, True)])
 def test_more_threads_than_cores_are_warned_of(resolved: Resolved, threads: int, warned: bool) -> None:
     notices = " ".join(resolved("--num-threads", str(threads)).notices)

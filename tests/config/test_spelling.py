@@ -342,6 +342,8 @@ ENGINE_FLAGS = {
     "--num-threads 4": ("parallel.num_threads", 4),
     "--tensor-parallel-size 1": ("parallel.tensor_parallel_size", 1),
     "-tp 1": ("parallel.tensor_parallel_size", 1),
+    '--hf-overrides {"a":{"b":1}}': ("model.hf_overrides", {"a": {"b": 1}}),
+    '--override-generation-config {"top_k":3}': ("model.override_generation_config", {"top_k": 3}),
     "-tp=1": ("parallel.tensor_parallel_size", 1),
 }
 

@@ -254,7 +254,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "not greater than low_freq_factor"),
     ("llama", {"rope_scaling": LLAMA3 | {"low_freq_factor": None}}, "low_freq_factor is missing"),
     ("llama", {"rope_scaling": YARN | {"truncate": False}}, "truncate is false"),
-    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1"),
+    ("llama", {"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5, more than the whole head"),
+    ("llama", {"partial_rotary_factor": 0}, "partial_rotary_factor is 0"),
+    ("llama", {"partial_rotary_factor": 0.01}, "partial_rotary_factor"),
     ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "neither full_attention nor sliding"),
     ("gemma3", {"rope_parameters": {"full_attention": 5}}, "5 where an object is expected"),
     ("gemma3", {"sliding_window": None}, "sliding_window is missing, but some layers are sliding"),
@@ -275,7 +277,32 @@ def test_values_that_make_no_sense_are_refused(family: str, values: dict[str, An
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("architectures", [["MambaForCausalLM"], [], None, 7, [["x"]]])
+@pytest.mark.parametrize("architectures", [["MambaForCausalLM"], 7, [["x"]]])
 def test_an_unknown_architecture_names_the_supported_ones(architectures: Any) -> None:
     with pytest.raises(ModelFileError, match=r"not supported \(supported: LlamaForCausalLM, .*Gemma3"):
         read_hf_config({"architectures": architectures}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "family"),
+    [("llama", "llama"), ("mistral", "mistral"), ("qwen3", "qwen3"), ("gemma3_text", "gemma3")],
+)
+@pytest.mark.parametrize("architectures", [None, []])
+def test_without_architectures_the_model_type_says_what_it_is(
+    model_type: str, family: str, architectures: Any
+) -> None:
+    values = GEOMETRY | {"architectures": architectures, "model_type": model_type}
+    assert read_hf_config(values, "config.json").family == family
+
+
+@pytest.mark.parametrize("model_type", ["mamba", None, 7, "gemma3"])
+def test_an_unknown_model_type_names_the_supported_ones(model_type: Any) -> None:
+    with pytest.raises(ModelFileError, match=r"no architectures.*supported: llama, .*gemma3_text"):
+        read_hf_config(GEOMETRY | {"architectures": None, "model_type": model_type}, "config.json")
+
+
+@pytest.mark.parametrize("where", ["partial_rotary_factor", "rope_parameters"])
+def test_a_part_of_each_head_may_rotate(where: str) -> None:
+    factor = {"partial_rotary_factor": 0.5}
+    values = GEOMETRY | (factor if where == "partial_rotary_factor" else {"rope_parameters": factor})
+    assert read("llama", values).rope.partial == 0.5

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from weights_helpers import LLAMA_CONFIG, STRING, gguf_model, write_hf_model
+from weights_helpers import LLAMA_CONFIG, STRING, gguf_model, safetensors_bytes, write_hf_model
 
 from ozone.errors import ModelFileError
 from ozone.weights.model_files import DEFAULT_MODEL, open_model
@@ -249,3 +250,70 @@ def test_whole_characters_may_be_escaped_in_json(tmp_path: Path) -> None:
     write_hf_model(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud83d\\ude00"}')
     assert open_model(str(tmp_path)).tokenizer_config["bos_token"] == "😀"
+
+
+@pytest.mark.parametrize("name", ["Smollm2", "SMOLLM2", "smolm2", "smollm-2", "smollm"])
+def test_a_slip_in_the_default_models_name_is_answered_before_the_hub_is_asked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ozone.weights.hub.download_model", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(ModelFileError, match=r"did you mean smollm2\?"):
+        open_model(name)
+
+
+def test_a_folder_with_a_projector_beside_the_model_is_the_model(tmp_path: Path) -> None:
+    (tmp_path / "model-Q8_0.gguf").write_bytes(gguf_model())
+    (tmp_path / "mmproj-model-F16.gguf").write_bytes(b"GGUF")
+    assert open_model(str(tmp_path)).path.name == "model-Q8_0.gguf"
+
+
+def test_a_config_that_is_not_json_is_said_to_be_just_that(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama",')
+    with pytest.raises(ModelFileError, match=r"config\.json: not valid JSON: .*line 1 column"):
+        open_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelFileError, match="no safetensors files"):
+        open_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"<html><body>404", "a web page"),
+        (b"", "the file is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
+def test_what_stands_in_for_a_weight_file_is_named(
+    tmp_path: Path, content: bytes, said: str, name: str
+) -> None:
+    if name == "model.safetensors":
+        write_hf_model(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelFileError, match=said):
+        open_model(str(tmp_path if name == "model.safetensors" else tmp_path / name)).open_weights()
+
+
+@pytest.mark.parametrize("prefix", ["", "language_model.model.", "model.language_model."])
+def test_checkpoints_under_other_prefixes_load(tmp_path: Path, prefix: str) -> None:
+    folder = write_hf_model(tmp_path)
+    head = "language_model.lm_head.weight" if prefix.startswith("language") else "lm_head.weight"
+    stored = {
+        f"{prefix}embed_tokens.weight": "model.embed_tokens.weight",
+        f"{prefix}layers.0.mlp.up_proj.weight": "model.layers.0.mlp.up_proj.weight",
+        head: "lm_head.weight",
+    }
+    others = ["vision_tower.patch.weight"] if prefix else []
+    entries = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": [8 * place, 8 * place + 8]}
+        for place, name in enumerate([*stored, *others])
+    }
+    data = np.arange(2 * len(entries), dtype=np.float32).tobytes()
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(entries, data))
+    weights = open_model(str(folder)).open_weights()
+    assert list(weights.names()) == list(stored.values())
+    for place, name in enumerate(stored.values()):
+        tensor = weights.get(name)
+        assert tensor.name == name and tensor.data.view(np.float32).tolist() == [2 * place, 2 * place + 1]
