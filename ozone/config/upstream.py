@@ -170,10 +170,8 @@ _REFUSED_FLAGS: Mapping[str, str] = {
     ),
     "templates are rendered as they stand": "trust_request_chat_template response_role",
     "use --log-config-file and --log-level": "logging_config",
-    "the server listens on one address, over HTTP": "uds grpc grpc_port",
-    "a proxy in front of the server can do that": (
-        "ssl_ca_certs ssl_cert_reqs ssl_ciphers enable_ssl_refresh middleware sse_keep_alive_interval"
-    ),
+    "the server speaks HTTP": "grpc grpc_port",
+    "a proxy in front of the server can do that": ("middleware sse_keep_alive_interval"),
     "there is no such endpoint": "enable_scale_out",
     "there is nothing of that kind to configure": (
         "additional_config fail_on_environ_validation watchdog_config watermark_config"

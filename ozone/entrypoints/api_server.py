@@ -39,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     warn_of_empty_keys(settings)
 
     args = engine_args(namespace)
+    if settings.ssl_certfile or settings.ssl_refresh:
+        from ozone.server.tls import check_tls
+
+        check_tls(settings)  # nobody should wait for a model to hear of a wrong file
     listener = bind(settings)
 
     from ozone.entrypoints.assemble import load

@@ -113,6 +113,27 @@ class ServerSettings:
     root_path: str = flag(_root_path, "path under which a proxy publishes this server", "", metavar="PATH")
     ssl_keyfile: str | None = flag(_file, "private key for HTTPS", None, metavar="FILE")
     ssl_certfile: str | None = flag(_file, "certificate for HTTPS", None, metavar="FILE")
+    ssl_ca_certs: str | None = flag(
+        _file, "certificates that those of clients must be signed with", None, metavar="FILE"
+    )
+    ssl_cert_reqs: int = flag(
+        integer(0, 2),
+        "whether clients show certificates: 0 no, 1 if they have one, 2 they must",
+        0,
+        metavar="N",
+    )
+    ssl_ciphers: str | None = flag(
+        text, "ciphers for HTTPS up to TLS 1.2, in OpenSSL's notation", None, metavar="LIST"
+    )
+    ssl_refresh: bool = flag(
+        boolean,
+        "read certificate and key again when their files change",
+        False,
+        flag="--enable-ssl-refresh",
+    )
+    uds: str | None = flag(
+        text, "listen on this Unix domain socket instead of an address and port", None, metavar="PATH"
+    )
     log_level: str = flag(
         choice("debug", "info", "warning", "error", "critical"),
         "what Ozone logs: debug, info, warning, error or critical",
@@ -262,6 +283,12 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 def server_settings(namespace: argparse.Namespace) -> ServerSettings:
     """Read the flags of `add_server_arguments`. Raises ConfigError for a value that cannot work."""
     settings = read_flags(namespace, ServerSettings)
-    if settings.ssl_keyfile and not settings.ssl_certfile:
-        raise ConfigError("--ssl-keyfile needs --ssl-certfile")
+    for name in ("ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers"):
+        if getattr(settings, name) and not settings.ssl_certfile:
+            raise ConfigError(f"--{name.replace('_', '-')} needs --ssl-certfile")
+    if settings.ssl_cert_reqs and not settings.ssl_ca_certs:
+        raise ConfigError(
+            f"--ssl-cert-reqs {settings.ssl_cert_reqs} needs --ssl-ca-certs: what clients' certificates must "
+            "be signed with"
+        )
     return settings

@@ -8,7 +8,6 @@ import functools
 import logging
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -16,7 +15,6 @@ from typing import cast
 
 import uvicorn
 
-from ozone.errors import ConfigError
 from ozone.server.app import create_app
 from ozone.server.connections import (
     Connection,
@@ -27,8 +25,9 @@ from ozone.server.connections import (
     raise_file_limit,
 )
 from ozone.server.flags import ServerSettings
-from ozone.server.listener import BACKLOG, bind, server_url
+from ozone.server.listener import BACKLOG, bind, remove_path, server_url
 from ozone.server.state import ServerState
+from ozone.server.tls import check_tls, refresh_tls
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +49,7 @@ def run_server(state: ServerState, listener: socket.socket | None = None) -> Non
         server.run(sockets=[listener])
     finally:
         listener.close()
+        remove_path(state.settings)
         state.engine.shutdown()
 
 
@@ -71,6 +71,9 @@ class DrainingServer(uvicorn.Server):
                 access_log=settings.access_log,
                 ssl_keyfile=settings.ssl_keyfile,
                 ssl_certfile=settings.ssl_certfile,
+                ssl_ca_certs=settings.ssl_ca_certs,
+                ssl_cert_reqs=settings.ssl_cert_reqs,
+                ssl_ciphers=settings.ssl_ciphers or "TLSv1",
                 lifespan="on",
                 ws="none",
                 timeout_graceful_shutdown=_FLUSH_SECONDS,
@@ -84,22 +87,19 @@ class DrainingServer(uvicorn.Server):
         self._load(settings)
         self._url = server_url(settings, listener)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._refresh: asyncio.Task[None] | None = None
 
     def _load(self, settings: ServerSettings) -> None:
-        """Read the certificate now. Raises ConfigError where it is not one."""
-        try:
-            self.config.load()
-        except ssl.SSLError as error:
-            files = " and ".join(filter(None, (settings.ssl_certfile, settings.ssl_keyfile)))
-            reason = error.reason or str(error)
-            raise ConfigError(
-                f"--ssl-certfile: {files} hold no certificate with its key ({reason})"
-            ) from None
+        """Read the certificates now. Raises ConfigError for what is none."""
+        check_tls(settings)
+        self.config.load()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(ErrorOnce())
         await super().startup(sockets)
+        if self._state.settings.ssl_refresh:
+            self._refresh = self._loop.create_task(refresh_tls(self.config.ssl, self._state.settings))
         for listener in sockets or ():
             # How many wait in the kernel. What uvicorn was told is how many are accepted in a row, too.
             listener.listen(BACKLOG)

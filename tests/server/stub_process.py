@@ -32,7 +32,7 @@ class Process:
         lines = []
         for line in self.popen.stderr:
             lines.append(line)
-            if found := re.search(r"Serving stub at (http://127\.0\.0\.1:\d+)/v1\n", line):
+            if found := re.search(r"Serving stub at (http\S*)/v1\n", line):
                 self.url = found[1]
                 return
         raise AssertionError("".join(lines))

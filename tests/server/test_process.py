@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 from server_stubs import make_state, serving
 from stub_process import PROGRAM
 
-from ozone.errors import ConfigError
 from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
-from ozone.server.run import run_server
 
 
 def test_serving_needs_no_torch(start) -> None:
@@ -110,43 +105,6 @@ def test_a_port_in_use_is_one_line_and_exit_2() -> None:
         )
     assert done.returncode == 2
     assert done.stderr == f"ozone: error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl here to make a certificate with")
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
-def test_https_is_served_with_a_certificate(certificate: tuple[Path, Path]) -> None:
-    settings = ServerSettings(port=0, ssl_certfile=str(certificate[0]), ssl_keyfile=str(certificate[1]))
-    with serving(make_state(settings=settings)) as server:
-        url = server.url.replace("http:", "https:")
-        context = ssl.create_default_context(cafile=certificate[0])
-        assert httpx.post(f"{url}/v1/completions", json={"prompt": "x"}, verify=context).status_code == 200
-
-
-def test_a_certificate_that_is_none_is_a_mistake(certificate: tuple[Path, Path]) -> None:
-    settings = ServerSettings(port=0, ssl_certfile=str(certificate[1]), ssl_keyfile=str(certificate[1]))
-    state = make_state(settings=settings)
-    try:
-        with pytest.raises(ConfigError, match=r"--ssl-certfile: .*key\.pem"):
-            run_server(state)
-    finally:
-        state.engine.shutdown()
 
 
 def test_logs_go_to_stderr_and_hold_no_text_of_a_request(start) -> None:
