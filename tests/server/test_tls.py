@@ -21,6 +21,7 @@ from ozone.errors import ConfigError
 from ozone.server import tls
 from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
+from ozone.server.run import run_server
 
 Pair = tuple[Path, Path]
 
@@ -52,6 +53,24 @@ def served_certificate(port: int) -> str:
     return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
 
 
+def test_https_is_served_with_a_certificate(pairs: tuple[Pair, Pair]) -> None:
+    with serving(make_state(settings=settings_of(pairs[0]))) as running:
+        url = running.url.replace("http:", "https:")
+        context = ssl.create_default_context(cafile=pairs[0][0])
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "x"}, verify=context)
+        assert answer.status_code == 200
+
+
+def test_a_certificate_that_is_none_is_a_mistake(pairs: tuple[Pair, Pair]) -> None:
+    key = pairs[0][1]
+    state = make_state(settings=settings_of((key, key)))
+    try:
+        with pytest.raises(ConfigError, match=r"--ssl-certfile: .*\.key hold no certificate"):
+            run_server(state)
+    finally:
+        state.engine.shutdown()
+
+
 def test_clients_may_have_to_show_a_certificate(pairs: tuple[Pair, Pair]) -> None:
     server, client = pairs
     settings = settings_of(server, ssl_ca_certs=str(client[0]), ssl_cert_reqs=2)
@@ -69,6 +88,7 @@ def test_clients_may_have_to_show_a_certificate(pairs: tuple[Pair, Pair]) -> Non
     [
         ({"ssl_ciphers": "NO-SUCH-CIPHER"}, "--ssl-ciphers NO-SUCH-CIPHER"),
         ({"ssl_ca_certs": __file__}, "--ssl-ca-certs: .* holds no certificates"),
+        ({"ssl_certfile": None, "ssl_refresh": True}, "--enable-ssl-refresh needs --ssl-certfile"),
         ({"ssl_keyfile": __file__}, "--ssl-certfile: .* hold no certificate with its key"),
     ],
 )
