@@ -285,7 +285,7 @@ class Engine:
             scheduled = self._scheduler.schedule(pace)
             if not scheduled:
                 raise RuntimeError("requests wait or run, but none could be scheduled")
-            self._count_step(sum(item.num_tokens for item in scheduled))
+            self._count_step(self._scheduler.num_scheduled_tokens)
             requests = [item.request for item in scheduled if item.logits == "last" or item.reaches_end]
             states = [request.sampling for request in requests]
             # Prompts that are reported on have rows of logits that nothing is sampled from.
@@ -302,7 +302,7 @@ class Engine:
             return
         now = time.monotonic()
         if pace is not None:
-            pace.record(sum(item.num_tokens for item in scheduled), now - began)
+            pace.record(self._scheduler.num_scheduled_tokens, now - began)
         for row, request in enumerate(requests):
             if request.is_running:
                 self._advance(request, row, sampled, now)

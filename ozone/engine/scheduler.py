@@ -28,6 +28,7 @@ class Scheduler:
 
     Attributes:
         running: requests that hold blocks, in line. waiting: those that hold none, in line.
+        num_scheduled_tokens: tokens of the step that was scheduled last.
         prefix_cache_queries, prefix_cache_hits: tokens looked up and found at first admission.
     """
 
@@ -36,6 +37,7 @@ class Scheduler:
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.num_preemptions = 0
+        self.num_scheduled_tokens = 0
         self.prefix_cache_queries = 0
         self.prefix_cache_hits = 0
         self._block_size = pool.block_size
@@ -69,6 +71,7 @@ class Scheduler:
         decodes = tokens_wanted.count(1)
         if pace is not None and decodes and self._enable_chunked_prefill:
             budget = max(decodes + 1, pace.most_tokens(budget))
+        most = budget
         preemptions = self.num_preemptions
         block_size = self._block_size
         # A copy: the end of the line may go while its beginning is served.
@@ -89,6 +92,7 @@ class Scheduler:
             scheduled.append(chunk)
             budget -= chunk.num_tokens
         if self.num_preemptions > preemptions:
+            self.num_scheduled_tokens = most - budget
             return scheduled
         while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
             request = self.waiting[0]
@@ -98,6 +102,7 @@ class Scheduler:
             chunk = self._chunk(request, wanted, budget)
             scheduled.append(chunk)
             budget -= chunk.num_tokens
+        self.num_scheduled_tokens = most - budget
         return scheduled
 
     def complete(self, scheduled: Sequence[ScheduledRequest]) -> None:
