@@ -19,7 +19,9 @@ def bind(settings: ServerSettings) -> socket.socket:
     if settings.uds is not None:
         return _bind_path(settings.uds)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small pieces at once (TCP_NODELAY) only where it sees that the protocol is TCP. Else the
+    # first event of a stream waits 40 ms for the client to acknowledge the head of the answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     where = f"{settings.host}:{settings.port}"
     return _listening(listener, (settings.host, settings.port), where)

@@ -15,6 +15,7 @@ import pytest
 from server_stubs import make_state, serving
 from stub_process import PROGRAM
 
+from ozone.server.connections import Connection
 from ozone.server.flags import ServerSettings
 from ozone.server.listener import bind, server_url
 
@@ -92,6 +93,23 @@ def test_a_request_that_comes_while_the_model_loads_is_answered_when_it_is_ready
         assert not early.done()
         with serving(make_state(settings=settings), listener):
             assert early.result(20).status_code == 200
+
+
+def test_small_pieces_of_an_answer_are_sent_at_once() -> None:
+    """Without TCP_NODELAY a stream on a connection that was kept alive begins 40 ms late."""
+    seen = []
+
+    class Watched(Connection):
+        def connection_made(self, transport) -> None:
+            connection = transport.get_extra_info("socket")
+            seen.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            super().connection_made(transport)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ozone.server.run.Connection", Watched)
+        with serving(make_state()) as running:
+            assert httpx.get(f"{running.url}/health").status_code == 200
+    assert seen == [1]
 
 
 def test_a_port_in_use_is_one_line_and_exit_2() -> None:
