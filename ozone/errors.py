@@ -8,7 +8,11 @@ are a `ValueError` too, as Python callers expect.
 
 from __future__ import annotations
 
+import re
 import reprlib
+
+# Control characters but for tabs and line feeds, and marks that change the direction of writing.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class OzoneError(Exception):
@@ -69,3 +73,8 @@ def escaped(text: str, most: int | None = None) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown
     )
+
+
+def harmless(text: str) -> str:
+    """Text of many lines as a terminal may get it: what would steer the terminal is written out."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

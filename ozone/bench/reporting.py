@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ozone.config.schema import OzoneConfig
+from ozone.errors import harmless
 
 Row = tuple[str, str, str]
 """A line of a table: what, the figure with its unit, and a remark (spread, limit) or an empty string."""
@@ -31,7 +32,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """One line on stderr about what happens now."""
-        print(text, file=sys.stderr, flush=True)
+        print(harmless(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[..., object]]:
@@ -43,7 +44,7 @@ class Reporter:
 
     def show(self, title: str, rows: Sequence[Row]) -> None:
         """Print a table."""
-        print(table(title, rows), file=sys.stderr if self.json else sys.stdout, flush=True)
+        print(harmless(table(title, rows)), file=sys.stderr if self.json else sys.stdout, flush=True)
 
     def finish(self, title: str, rows: Sequence[Row], report: dict[str, Any]) -> None:
         """Print the table, and the report where JSON was asked for."""

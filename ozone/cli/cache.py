@@ -16,7 +16,7 @@ from ozone.compilation.tuning.keeping import ROOM
 from ozone.config.command_line import ArgumentParser
 from ozone.config.compilation_settings import default_cache_dir
 from ozone.engine.tokenizer import cache as tokenizers
-from ozone.errors import ConfigError, clipped
+from ozone.errors import ConfigError, clipped, escaped
 
 _DESCRIPTION = """\
 What Ozone keeps between starts: compiled programs, generated code, tuned kernels, and tokenizers rebuilt from
@@ -220,12 +220,12 @@ def _table(directory: Path, rows: Sequence[Row]) -> str:
     lines += [
         (
             row.key[:_KEY_DIGITS],
-            row.model or "-",
+            escaped(row.model or "-"),
             "-" if row.level is None else f"-O{row.level}",
             ", ".join(word for word in (row.dtype, row.isa) if word is not None) or "-",
             _size(row.size_bytes),
             age(now - row.used),
-            row.holds,
+            escaped(row.holds),
         )
         for row in rows
     ]

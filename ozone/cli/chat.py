@@ -6,13 +6,14 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ozone.cli.answer_text import print_answer
 from ozone.cli.generate import GenerationStats
 from ozone.cli.sampling_flags import add_sampling_arguments, sampling_changes
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.engine.sampling_params import SamplingParams
 from ozone.entrypoints.console import start_logging
 from ozone.entrypoints.startup import StartupTimer, process_start_time
-from ozone.errors import RequestError
+from ozone.errors import RequestError, escaped
 
 if TYPE_CHECKING:
     from ozone.entrypoints.assemble import LoadedModel
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
 
     loaded = load(engine_args(namespace), timer=timer)
     try:
-        print(f"{loaded.config.model.model}, {loaded.startup.line()}. /help lists the commands.")
+        print(f"{escaped(loaded.config.model.model)}, {loaded.startup.line()}. /help lists the commands.")
         Conversation(loaded, loaded.default_sampling_params(**changes), namespace.system).run()
     finally:
         loaded.engine.shutdown()
@@ -101,7 +102,7 @@ class Conversation:
         elif name == "/help":
             print(_HELP)
         else:
-            print(f"there is no command {name}\n{_HELP}")
+            print(f"there is no command {escaped(name)}\n{_HELP}")
 
     def _ask(self, question: str) -> None:
         from ozone.entrypoints.streaming import stream
@@ -116,12 +117,12 @@ class Conversation:
                 if delta.error is not None:
                     raise RequestError(delta.error)
                 answer += delta.text
-                print(delta.text, end="", flush=True)
+                print_answer(delta.text, end="")
         except KeyboardInterrupt:
             pass  # the partial answer stays in the conversation
         except RequestError as error:
             self._messages.pop()
-            print(f"error: {error}")
+            print(f"error: {escaped(str(error))}")
             return
         print()
         self._messages.append({"role": "assistant", "content": answer})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
 from ozone.entrypoints.console import start_logging
 from ozone.entrypoints.startup import StartupTimer, process_start_time
-from ozone.errors import ConfigError, OzoneError
+from ozone.errors import ConfigError, OzoneError, harmless
 
 if TYPE_CHECKING:
     from ozone.entrypoints.assemble import LoadedModel
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         loaded.engine.shutdown()
     if namespace.verbose:
         print(timer.table(), file=sys.stderr, flush=True)
-    print(json.dumps(report) if namespace.json else _text(report))
+    print(json.dumps(report) if namespace.json else harmless(_text(report)))
     return 0
 
 

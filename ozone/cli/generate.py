@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ozone.cli.answer_text import print_answer
 from ozone.cli.logprobs import logprobs_json, logprobs_lines
 from ozone.cli.sampling_flags import add_sampling_arguments, sampling_changes
 from ozone.config.command_line import ArgumentParser, add_engine_arguments, engine_args
@@ -98,7 +99,7 @@ def _generate(loaded: LoadedModel, prompt: str, params: SamplingParams, namespac
         if delta.error is not None:
             raise RequestError(f"generation failed: {delta.error}")
         if live:
-            print(delta.text, end="", flush=True)
+            print_answer(delta.text, end="")
     output = collector.output()
     if namespace.json:
         _print_json(output, stats, loaded)
@@ -106,7 +107,7 @@ def _generate(loaded: LoadedModel, prompt: str, params: SamplingParams, namespac
         print()
     else:
         for completion in output.outputs:
-            print(f"[{completion.index}] {completion.text}")
+            print_answer(f"[{completion.index}] {completion.text}")
     if not namespace.json:
         _print_logprobs(output, loaded.tokenizer.token_text)
     if namespace.stats:

@@ -14,7 +14,7 @@ from ozone.bench.workload import count, whole
 from ozone.config.command_line import ArgumentParser
 from ozone.entrypoints.console import start_logging
 from ozone.entrypoints.progress import progress
-from ozone.errors import ConfigError
+from ozone.errors import ConfigError, harmless
 
 _DESCRIPTION = """\
 Quantize the linear layers of a model and write a checkpoint in the layout of compressed-tensors, layer by
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
     with progress("Quantizing", " layers") as report:
         summary = quantize(request, report)
     summary["elapsed_seconds"] = time.monotonic() - begin
-    print(_text(summary), file=sys.stderr if namespace.json else sys.stdout)
+    print(harmless(_text(summary)), file=sys.stderr if namespace.json else sys.stdout)
     if namespace.json:
         print(json.dumps(summary))
     return 0
